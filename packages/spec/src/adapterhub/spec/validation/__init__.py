@@ -1,0 +1,1 @@
+"""The strict readers and rule sets behind `adapterhub.spec.validate`: one kind of input a file."""
