@@ -75,6 +75,7 @@ _HOME: dict[str, str] = {
             "PolicyError",
             "PublishError",
             "QuotaExceededError",
+            "StorageError",
             "UnsupportedModelError",
             "ValidationFailedError",
             "VersionExistsError",

@@ -18,6 +18,7 @@
     ├── PublishError               (RuntimeError)     the hub refused a publish
     │   └── VersionExistsError                        names are never reused
     ├── QuotaExceededError         (RuntimeError)     a limit of the hub; the message names it
+    ├── StorageError               (OSError)          a full or unwritable disk
     └── PolicyError                (RuntimeError)     yanked, quarantined, pinned elsewhere
 
 Each error carries a stable `code` (also the `code` of the hub's problem+json answers), a `hint` (what to do next),
@@ -46,6 +47,7 @@ __all__ = [
     "PolicyError",
     "PublishError",
     "QuotaExceededError",
+    "StorageError",
     "UnsupportedModelError",
     "ValidationFailedError",
     "VersionExistsError",
@@ -226,6 +228,13 @@ class QuotaExceededError(AdapterHubError, RuntimeError):
 
     code = "QuotaExceeded"
     status = 429
+
+
+class StorageError(AdapterHubError, OSError):
+    """A disk that is full or cannot be written; nothing half-written was left behind."""
+
+    code = "Storage"
+    status = 507
 
 
 class PolicyError(AdapterHubError, RuntimeError):

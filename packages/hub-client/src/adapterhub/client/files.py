@@ -1,0 +1,109 @@
+"""Files that are either whole or not there: temporary name, fsync, atomic rename; and the errors of a full disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adapterhub.spec.errors import StorageError
+
+__all__ = ["storage_errors", "sync_folder", "unique_name", "write_atomically"]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def unique_name() -> str:
+    """A name no other process, thread or machine picks: process id and 64 random bits."""
+    return f"{os.getpid()}-{os.urandom(8).hex()}"
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
+    """Give `path` the content `data`, or leave it as it was.
+
+    Args:
+        path: its folder exists.
+        mode: permission bits, set before the first byte is written.
+        durable: wait until the disk has it.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    temporary = path.with_name(f".{path.name[:80]}.{unique_name()}.tmp")
+    with storage_errors(path):
+        try:
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                if durable:
+                    os.fsync(stream.fileno())
+            replace(temporary, path)
+        except BaseException:
+            discard(temporary)
+            raise
+        if durable:
+            sync_folder(path.parent)
+
+
+def replace(source: Path, target: Path) -> None:
+    """`os.replace`, tried again for a moment where another process has the target open (Windows)."""
+    for attempt in range(20):
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if os.name != "nt" or attempt == 19:
+                raise
+            time.sleep(0.05)
+
+
+def discard(path: Path) -> None:
+    """Remove a file if it is there and can be removed."""
+    try:
+        path.unlink()
+    except OSError:
+        pass
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` durable, where the system can."""
+    if os.name == "nt":
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full or unwritable disk into a `StorageError` that says which folder and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        folder = path if path.is_dir() else path.parent
+        if error.errno in _FULL:
+            raise StorageError(
+                f"The disk is full: {folder} cannot take more.",
+                hint="Free some space (adapterhub cache prune --older-than 30d) or set ADAPTERHUB_CACHE to another disk. "
+                "Nothing half-written was kept.",
+            ) from error
+        if error.errno in _READ_ONLY:
+            raise StorageError(
+                f"{folder} cannot be written: {error.strerror}.",
+                hint="Set ADAPTERHUB_CACHE to a folder of your own; this one can stay as ADAPTERHUB_SHARED_CACHE.",
+            ) from error
+        raise
