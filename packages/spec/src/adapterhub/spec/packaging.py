@@ -1,0 +1,244 @@
+"""From a native adapter folder to its manifest: files hashed, tensors listed, names and metadata put in place."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapterhub.spec.config import AdapterConfig, parse_config
+from adapterhub.spec.errors import InvalidManifestError, ValidationFailedError
+from adapterhub.spec.manifest import Dependency, FileRecord, Manifest, Metric, TensorRecord
+from adapterhub.spec.reference import parse_reference
+from adapterhub.spec.safetensors_header import read_header
+from adapterhub.spec.validation.adapter_folder import (
+    HEAD_CONFIG_FILE,
+    AdapterRecord,
+    files_in,
+    folder_problems,
+    head_problems,
+    read_record,
+)
+from adapterhub.spec.validation.problem import has_errors
+
+__all__ = ["build_manifest", "default_name", "media_type_of", "preset_of"]
+
+_MEDIA_TYPES = {
+    ".safetensors": "application/vnd.safetensors",
+    ".json": "application/json",
+    ".md": "text/markdown",
+    ".txt": "text/plain",
+}
+#: Fields that may differ from a preset's without making it another preset.
+_HYPER_PARAMETERS = frozenset(
+    """reduction_factor bottleneck_size non_linearity dropout stochastic_depth init_weights init_weights_seed leave_out
+    inv_adapter_reduction_factor r alpha attn_matrices targets rank_pattern alpha_pattern prefix_length prompt_length
+    prompt_init prompt_init_text random_uniform_scale layers prefix_positions suffix_positions phm_dim phm_rank""".split()
+)
+
+
+def build_manifest(
+    folder: str | os.PathLike[str],
+    *,
+    reference: str | None = None,
+    namespace: str | None = None,
+    name: str | None = None,
+    version: str | None = None,
+    task: str | None = None,
+    subtask: str | None = None,
+    type: str | None = None,
+    model_name: str | None = None,
+    model_revision: str | None = None,
+    license: str | None = None,
+    languages: Iterable[str] | None = None,
+    datasets: Iterable[str] = (),
+    metrics: Iterable[Metric | Mapping[str, Any]] = (),
+    description: str = "",
+    citation: str = "",
+    authors: Iterable[str] = (),
+    dependencies: Iterable[Dependency | Mapping[str, Any] | str] = (),
+    created_at: str | datetime.datetime | None = None,
+) -> Manifest:
+    """The manifest of a native adapter folder.
+
+    Args:
+        folder: what `save_adapter` wrote: adapter_config.json, adapter.safetensors, maybe a head and a README.md.
+        reference: `task/subtask@namespace[:version]` or `@namespace/name[:version]`; the parts may be given one by one.
+        namespace: who publishes.
+        name: the adapter's own name; by default made of model, task, subtask and preset.
+        version: by default the reference's, else `1`.
+        task: by default the reference's, else what the folder says.
+        subtask: likewise.
+        type: `text_task`, `text_lang`, …; by default what the folder says.
+        model_name: the base model's id, where the folder does not know it or knows a local path.
+        model_revision: the commit or tag of the base model.
+        license: SPDX expression.
+        languages: BCP 47 tags.
+        datasets: names of the training data.
+        metrics: `{"name", "value", "dataset", "split"}` each.
+        description: a few plain sentences.
+        citation: BibTeX or plain.
+        authors: one string each.
+        dependencies: references of adapters this one was trained on top of.
+        created_at: when the version was made; now by default.
+
+    Raises:
+        ValidationFailedError: the folder has problems; `problems` lists them all.
+        InvalidManifestError: a name or a piece of metadata breaks the schema, or is missing.
+        InvalidReferenceError: `reference` is none.
+    """
+    root = Path(folder)
+    problems = folder_problems(root)
+    if has_errors(problems):
+        first = next(problem for problem in problems if problem.severity == "error")
+        raise ValidationFailedError(
+            f"{root} is not a publishable adapter folder ({len(problems)} problems): {first}",
+            problems=[problem.to_json() for problem in problems],
+        )
+    record = read_record(root)
+    config = parse_config(record.config)
+    parts = parse_reference(reference) if reference is not None else None
+    task = task or (parts.task if parts else None) or record.task
+    subtask = subtask or (parts.subtask if parts else None) or record.subtask
+    namespace = namespace or (parts.namespace if parts else None)
+    model = model_name or record.base_model.name
+    using = preset_of(config, record.using)
+    if not namespace:
+        raise InvalidManifestError("It is not said who publishes.", hint="Add @namespace to the reference.")
+    if not task or not subtask:
+        raise InvalidManifestError(
+            "It is not said what the adapter is for.", hint="Give task and subtask, such as sentiment/sst-2."
+        )
+    if not model:
+        raise InvalidManifestError("The folder does not say for which base model it is.", hint="Give model_name.")
+    files = tuple(_file(path, root) for path in files_in(root))
+    return Manifest.from_json(
+        {
+            "spec_version": "1.0",
+            "namespace": namespace,
+            "name": name
+            or (parts.name if parts else None)
+            or default_name(model, task, subtask, using or config.method),
+            "version": version or (parts.version if parts else None) or "1",
+            "task": task,
+            "subtask": subtask,
+            "type": type or record.type,
+            "base_model": _base_model(record, model, model_revision),
+            "method": config.method,
+            "using": using,
+            "config": config.expand(),
+            "config_id": config.config_id,
+            "head": _head(root),
+            "files": [item.model_dump(mode="json") for item in files],
+            "tensors": [item.model_dump(mode="json") for item in _tensors(root, files)],
+            "license": license,
+            "languages": list(record.languages if languages is None else languages),
+            "datasets": list(datasets),
+            "metrics": [_as_json(Metric, item) for item in metrics],
+            "description": description,
+            "citation": citation,
+            "authors": list(authors),
+            "dependencies": [
+                _as_json(Dependency, {"reference": item} if isinstance(item, str) else item) for item in dependencies
+            ],
+            "library": record.library.model_dump() if record.library else None,
+            "created_at": _instant(created_at or record.created_at),
+        }
+    )
+
+
+def default_name(model: str, task: str, subtask: str, using: str) -> str:
+    """`<model>-<task>-<subtask>-<config>`, folded to the grammar of names: what an adapter is called unless told otherwise."""
+    text = f"{model.rpartition('/')[2]}-{task}-{subtask}-{using}".lower()
+    return re.sub(r"[^a-z0-9._+-]+", "-", text).strip("-._")[:128].rstrip("-._")
+
+
+def media_type_of(path: str) -> str:
+    """The media type of a file of an adapter."""
+    return _MEDIA_TYPES.get(Path(path).suffix, "text/plain")
+
+
+def preset_of(config: AdapterConfig, named: str | None = None) -> str | None:
+    """The preset `config` is, or is made from by other hyper-parameters; None where there is none.
+
+    Args:
+        config: any config.
+        named: the name its owner says it is made from; kept if that is so.
+    """
+    from adapterhub.spec.presets import load_preset, preset_names
+
+    presets = {preset: load_preset(preset) for preset in preset_names()}
+    exact = [preset for preset, other in presets.items() if other.config_id == config.config_id]
+    alike = exact or [preset for preset, other in presets.items() if _kind(other) == _kind(config)]
+    if named is not None:
+        from adapterhub.spec.errors import InvalidConfigError
+
+        try:
+            spelt = load_preset(named)
+        except InvalidConfigError:
+            return None if not alike else alike[0]
+        if _kind(spelt) == _kind(config):
+            return named
+    return alike[0] if alike else None
+
+
+def _kind(config: AdapterConfig) -> Any:
+    fields = config.expand()
+    if fields["method"] == "union":
+        return [_strip(member) for member in fields["configs"]]
+    return _strip(fields)
+
+
+def _strip(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key not in _HYPER_PARAMETERS}
+
+
+def _base_model(record: AdapterRecord, name: str, revision: str | None) -> dict[str, Any]:
+    known = record.base_model
+    same = known.name in (None, name)
+    return {
+        "name": name,
+        "revision": revision or (known.revision if same else None),
+        "family": known.family,
+        "hidden_size": known.hidden_size,
+    }
+
+
+def _head(root: Path) -> dict[str, Any] | None:
+    path = root / HEAD_CONFIG_FILE
+    if not path.is_file():
+        return None
+    _, head = head_problems(path.read_bytes())
+    return head.expand() if head is not None else None
+
+
+def _file(path: Path, root: Path) -> FileRecord:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = file.tell()
+    shown = path.relative_to(root).as_posix()
+    return FileRecord(path=shown, size=size, digest=f"sha256:{digest}", media_type=media_type_of(shown))
+
+
+def _tensors(root: Path, files: Sequence[FileRecord]) -> list[TensorRecord]:
+    return [
+        TensorRecord(file=record.path, name=tensor.name, dtype=tensor.dtype, shape=tensor.shape)
+        for record in files
+        if record.path.endswith(".safetensors")
+        for tensor in sorted(read_header(root / record.path).tensors, key=lambda item: item.name)
+    ]
+
+
+def _as_json(kind: type[Metric] | type[Dependency], item: Any) -> Any:
+    return item.model_dump(mode="json") if isinstance(item, kind) else dict(item)
+
+
+def _instant(value: str | datetime.datetime | None) -> str:
+    if isinstance(value, str):
+        return value
+    moment = value or datetime.datetime.now(datetime.UTC)
+    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
