@@ -1,0 +1,134 @@
+"""Rows about moving adapters: load against a raw read, the 1,000th load against the 5th, switching, bytes on disk.
+
+Prints JSON: `python loading.py [--count 1000]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+import workloads
+from safetensors.torch import load_file
+from timing import paired
+
+import adapterhub.core as ah
+
+
+def load_against_raw_read(folder: Path) -> dict[str, object]:
+    """BERT-base, pfeiffer (3.6 MB): `load_adapter` and `delete_adapter` against reading the same file."""
+    model = workloads.bert("base")
+    ah.init(model)
+    model.add_adapter("a", config="pfeiffer")
+    model.save_adapter(str(folder / "a"), "a")
+    weights = folder / "a" / "adapter.safetensors"
+    loads: list[float] = []
+
+    def load() -> None:
+        start = time.perf_counter()
+        model.load_adapter(str(folder / "a"), load_as="b", set_active=False)
+        loads.append(time.perf_counter() - start)
+        model.delete_adapter("b")
+
+    def read() -> None:
+        sum(float(tensor.view(-1)[0]) for tensor in load_file(weights).values())
+
+    outcome = paired(load, read, rounds=15)
+    raw = outcome.yardstick
+    loaded = statistics.median(loads)
+    return {
+        "load_adapter / raw read": {"ratio": loaded / raw, "thing": loaded, "yardstick": raw, "goal": 2.0},
+        "load and delete / raw read": outcome.to_dict(),
+        "bytes": weights.stat().st_size,
+    }
+
+
+def thousandth_against_fifth(folder: Path, count: int) -> dict[str, object]:
+    """MiniLM size: seconds of each of `count` loads; late ones against early ones."""
+    model = workloads.bert("minilm")
+    ah.init(model)
+    model.add_adapter("a", config="pfeiffer")
+    model.save_adapter(str(folder / "m"), "a")
+    for _ in range(3):
+        model.load_adapter(str(folder / "m"), load_as="warm", set_active=False)
+        model.delete_adapter("warm")
+    seconds = []
+    for position in range(count):
+        start = time.perf_counter()
+        model.load_adapter(str(folder / "m"), load_as=f"n{position}", set_active=False)
+        seconds.append(time.perf_counter() - start)
+    early = statistics.median(seconds[4 : 4 + max(9, count // 20)])
+    late = statistics.median(seconds[-max(9, count // 20) :])
+    switch: list[float] = []
+    for position in range(200):
+        start = time.perf_counter()
+        model.set_active_adapters(f"n{position % count}")
+        switch.append(time.perf_counter() - start)
+    return {
+        f"load number {count} / load number 5": {"ratio": late / early, "thing": late, "yardstick": early, "goal": 1.1},
+        f"switch with {count} adapters, ms": {"milliseconds": 1e3 * statistics.median(switch), "goal": 0.1},
+    }
+
+
+def switch_time() -> dict[str, object]:
+    """BERT-base, two adapters: milliseconds of `set_active_adapters`."""
+    model = workloads.bert("base")
+    ah.init(model)
+    model.add_adapter("a", config="pfeiffer")
+    model.add_adapter("b", config="pfeiffer")
+    seconds = []
+    for position in range(400):
+        start = time.perf_counter()
+        model.set_active_adapters("ab"[position % 2])
+        seconds.append(time.perf_counter() - start)
+    return {"switch, BERT-base, ms": {"milliseconds": 1e3 * statistics.median(seconds), "goal": 0.1}}
+
+
+def bytes_on_disk(folder: Path) -> dict[str, object]:
+    """Bytes of the weights file against bytes of the trainable parameters, for every preset that can be added."""
+    from adapterhub.spec import preset_names
+
+    found: dict[str, object] = {}
+    for preset in preset_names():
+        model = workloads.bert("base")
+        ah.init(model)
+        try:
+            model.add_adapter("a", config=preset)
+            model.train_adapter("a")
+            model.save_adapter(str(folder / preset), "a")
+        except Exception as error:  # noqa: BLE001 - a method without an implementation must not end the table
+            found[f"bytes on disk / trainable bytes, {preset}"] = {"error": f"{type(error).__name__}: {error}"}
+            continue
+        trainable = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        written = (folder / preset / "adapter.safetensors").stat().st_size
+        found[f"bytes on disk / trainable bytes, {preset}"] = {"ratio": written / trainable, "goal": 1.02}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=1000)
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    measured: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        measured |= load_against_raw_read(folder)
+        measured |= thousandth_against_fifth(folder, arguments.count)
+        measured |= switch_time()
+        measured |= bytes_on_disk(folder)
+    print(json.dumps({"library": "adapterhub", "rows": measured}))
+
+
+if __name__ == "__main__":
+    main()

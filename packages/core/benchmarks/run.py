@@ -1,0 +1,95 @@
+"""All core benchmarks: us and both peers, each against its own yardsticks; prints a table and writes a JSON file.
+
+    python packages/core/benchmarks/run.py [--peers] [--only TEXT] [--out .bench/core.json]
+
+With `--peers` the peers are installed into environments of their own under `.bench/` (some hundred MB, once).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PEERS = {
+    "adapters": ["torch==2.13.0", "adapters==1.3.0", "transformers==4.57.6"],
+    "peft": ["torch==2.13.0", "peft==0.21.2", "transformers==5.23.0"],
+}
+
+
+def peer_python(name: str, folder: Path) -> Path:
+    """The Python of a peer's own environment, made on first use."""
+    place = folder / f"peer-{name}"
+    python = place / "bin" / "python"
+    if not (place / "complete").exists():
+        print(f"installing {name} into {place} …", file=sys.stderr)
+        venv.create(place, with_pip=True, clear=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", "torch==2.13.0"], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", *PEERS[name]], check=True)
+        (place / "complete").touch()
+    return python
+
+
+def measured(python: str | Path, script: str, *arguments: str) -> dict[str, Any]:
+    """The JSON a measuring program prints, run in that Python."""
+    done = subprocess.run([python, HERE / script, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        return {"library": script, "rows": {}, "failed": done.returncode}
+    outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return outcome
+
+
+def cell(outcome: Any) -> str:
+    """One figure as text."""
+    if not isinstance(outcome, dict):
+        return "-"
+    if "ratio" in outcome:
+        return f"{outcome['ratio']:.3f}"
+    if "milliseconds" in outcome:
+        return f"{outcome['milliseconds']:.3f} ms"
+    return "failed" if "error" in outcome else "-"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", action="store_true", help="measure adapters 1.3.0 and peft 0.21.2 as well")
+    parser.add_argument("--only", default="", help="only model rows whose name contains this text")
+    parser.add_argument("--rounds", default="15")
+    parser.add_argument("--count", default="1000", help="how many adapters the loading rows load")
+    parser.add_argument("--out", type=Path, default=Path(".bench/core.json"))
+    arguments = parser.parse_args()
+    rows = ("--only", arguments.only, "--rounds", arguments.rounds)
+    columns = {"ours": measured(sys.executable, "measure_rows.py", "ours", *rows)}
+    if not arguments.only:
+        for script, extra in (("loading.py", ("--count", arguments.count)), ("imports.py", ())):
+            columns["ours"]["rows"] |= measured(sys.executable, script, *extra)["rows"]
+    if arguments.peers:
+        for name in PEERS:
+            python = peer_python(name, arguments.out.parent.absolute())
+            columns[name] = measured(python, "measure_rows.py", name, *rows)
+
+    sys.path.insert(0, str(HERE))
+    from rows import ROWS
+
+    goals = {row.name: row.goal for row in ROWS}
+    names = [name for name in columns["ours"]["rows"] if isinstance(columns["ours"]["rows"][name], dict)]
+    width = max(map(len, names), default=20)
+    print(f"\n{'':{width}}  {'goal':>8}" + "".join(f"  {name:>12}" for name in columns))
+    for name in names:
+        goal = goals.get(name) or columns["ours"]["rows"][name].get("goal")
+        figures = "".join(f"  {cell(column['rows'].get(name)):>12}" for column in columns.values())
+        print(f"{name:{width}}  {f'{goal:.3f}' if goal else '':>8}{figures}")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    about = {"python": platform.python_version(), "machine": platform.machine(), "threads": 2, "seed": 20200714}
+    arguments.out.write_text(json.dumps({"about": about, "goals": goals, "columns": columns}, indent=1))
+    print(f"\nwritten to {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

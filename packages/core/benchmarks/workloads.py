@@ -1,0 +1,73 @@
+"""The models and inputs of the benchmarks, the same for us and for the peers: shapes, seed, nothing else.
+
+Only torch and transformers are imported here, so that the peers' own environments can run this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertModel
+
+SEED = 20200714
+#: shape name → (layers, hidden size, heads, intermediate size)
+SHAPES = {
+    "tiny": (12, 64, 2, 256),
+    "minilm": (6, 384, 12, 1536),
+    "base": (12, 768, 12, 3072),
+    "large": (24, 1024, 16, 4096),
+}
+
+
+def bert(shape: str, *, vocabulary: int = 1000) -> BertModel:
+    """A BERT of that shape with random weights from `SEED`, in evaluation mode, SDPA attention."""
+    layers, hidden, heads, intermediate = SHAPES[shape]
+    torch.manual_seed(SEED)
+    config = BertConfig(
+        vocab_size=vocabulary,
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        intermediate_size=intermediate,
+        max_position_embeddings=512,
+    )
+    return BertModel(config, add_pooling_layer=False).eval()
+
+
+def tokens(rows: int, length: int, *, vocabulary: int = 1000) -> dict[str, torch.Tensor]:
+    """Random token ids [rows, length] with a full attention mask."""
+    generator = torch.Generator().manual_seed(SEED)
+    ids = torch.randint(0, vocabulary, (rows, length), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def inference(model: torch.nn.Module, inputs: dict[str, torch.Tensor], **extra: Any) -> Callable[[], Any]:
+    """A call that runs `model` forward without gradients."""
+
+    def call() -> Any:
+        with torch.no_grad():
+            return model(**inputs, **extra)
+
+    return call
+
+
+def training(model: torch.nn.Module, inputs: dict[str, torch.Tensor], **extra: Any) -> Callable[[], Any]:
+    """A call that runs `model` forward and backward; gradients are dropped afterwards."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def call() -> None:
+        model(**inputs, **extra)[0].square().mean().backward()
+        for parameter in trained:
+            parameter.grad = None
+
+    return call
+
+
+def floor(model: BertModel) -> BertModel:
+    """The least that training an adapter in every layer can cost: all frozen but the bias after layer 0's feed-forward."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model.encoder.layer[0].output.dense.bias.requires_grad_(True)
+    return model
