@@ -1,0 +1,327 @@
+"""The head of a transformers task class (`classifier`, `score`, `lm_head`, …), kept once for every adapter.
+
+Which parameters are the head
+    Everything outside the bare transformer, and what stands between its last layer and the head and was newly
+    initialised when the model was loaded (a pooler the checkpoint did not have): without these a fresh process could not
+    give the same logits. A pooler that came with the checkpoint belongs to the frozen model and stays out.
+    Of a language-model head only newly initialised parts count: its trained or tied embeddings belong to the model.
+
+How an adapter gets its own
+    `train_adapter` and `load_adapter` make a copy named like the adapter. Activating the adapter puts the copy's parameters
+    into the model's own modules, so keys, optimisers and `model.classifier` see the head in use; `detach` puts the original
+    parameters back. Where a call selects other heads (`adapter_names=`, Parallel, BatchSplit, `AdapterSetup`), a forward
+    hook on each head module computes those rows with their own copies.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapterhub.spec.composition import Average, BatchSplit, Composition, Fuse, Parallel, Split, Stack
+from adapterhub.spec.errors import CheckpointError
+from adapterhub.spec.heads import HeadConfig
+
+__all__ = ["StaticHeads", "head_names", "kind_of_head"]
+
+#: Rows of a batch and whose head computes them: `[("a", 2), (None, 1)]`; None is the model's own head.
+Segments = list[tuple[str | None, int]]
+
+#: End of a task class's name → head type, and whether its output layer is the vocabulary.
+_KINDS = {
+    "ForSequenceClassification": "classification",
+    "ForImageClassification": "image_classification",
+    "ForTokenClassification": "tagging",
+    "ForQuestionAnswering": "question_answering",
+    "ForMultipleChoice": "multiple_choice",
+    "ForMaskedLM": "masked_lm",
+    "ForCausalLM": "causal_lm",
+    "LMHeadModel": "causal_lm",
+    "ForConditionalGeneration": "seq2seq_lm",
+}
+_LANGUAGE_MODELS = frozenset({"masked_lm", "causal_lm", "seq2seq_lm"})
+
+
+def kind_of_head(model_class: str) -> str | None:
+    """The head type of a task class of transformers by its name, or None."""
+    return next((kind for suffix, kind in _KINDS.items() if model_class.endswith(suffix)), None)
+
+
+class StaticHeads:
+    """The heads of one model with a static head.
+
+    Args:
+        model: a transformers model; its class decides what the head is.
+        model_class: its own class, before any methods were added.
+        base: the bare transformer inside it (or the model itself, which then has no head).
+    """
+
+    def __init__(self, model: nn.Module, model_class: str, base: nn.Module) -> None:
+        self.model_class = model_class
+        self.kind = kind_of_head(model_class)
+        self.base_path = next((name for name, module in model.named_modules() if module is base), "")
+        self.keys = _head_parameters(model, base, self.kind)
+        #: path → module that owns head parameters
+        self.owners = {path: model.get_submodule(path) for path in dict.fromkeys(_cut(key)[0] for key in self.keys)}
+        self.original = {key: self._live(key) for key in self.keys}
+        self.copies: dict[str, dict[str, nn.Parameter]] = {}
+        self.active: str | None = None
+        #: set by the model: rows of this call → whose heads compute them, or None where the active one does
+        self.segments: Callable[[int], Segments | None] | None = None
+        self._handles = [
+            module.register_forward_hook(functools.partial(_dispatch, self, path), with_kwargs=True)
+            for path, module in self.owners.items()
+        ]
+        config = getattr(model, "config", None)
+        self.num_labels = int(getattr(config, "num_labels", 2) or 2)
+        self.label2id = dict(getattr(config, "label2id", None) or {})
+
+    def __bool__(self) -> bool:
+        return bool(self.keys)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.copies
+
+    def add(self, name: str, tensors: Mapping[str, Tensor] | None = None, strict: bool = True) -> None:
+        """A head for adapter `name`: a copy of the model's own, or `tensors` by key.
+
+        Raises:
+            CheckpointError: keys or shapes of `tensors` are not those of this model's head.
+        """
+        if not self.keys:
+            return
+        if tensors is not None:
+            self._check(tensors, strict)
+        given = tensors or {}
+        copied = {}
+        for key, like in self.original.items():
+            value = given[key].to(device=like.device, dtype=like.dtype) if key in given else like.detach()
+            copied[key] = nn.Parameter(value.clone(), requires_grad=False)
+        was_active = self.active == name
+        if was_active:
+            self.activate(None)
+        self.copies[name] = copied
+        if was_active:
+            self.activate(name)
+
+    def delete(self, name: str) -> None:
+        """Forgets the head of adapter `name`; the model's own takes its place where it was active."""
+        if name in self.copies:
+            if self.active == name:
+                self.activate(None)
+            del self.copies[name]
+
+    def activate(self, name: str | None) -> None:
+        """Puts the head of `name` (None or a name without a head: the model's own) into the model's modules."""
+        name = name if name in self.copies else None
+        if name == self.active:
+            return
+        for key, parameter in self.parameters(name).items():
+            path, leaf = _cut(key)
+            self.owners[path]._parameters[leaf] = parameter
+        self.active = name
+
+    def parameters(self, name: str | None) -> dict[str, nn.Parameter]:
+        """Key → parameter of the head of `name` (None: the model's own), on the device and in the dtype of the live one."""
+        found = self.original if name is None else self.copies[name]
+        for key, parameter in found.items():
+            live = self._live(key)
+            if parameter is not live and (parameter.device != live.device or parameter.dtype != live.dtype):
+                parameter.data = parameter.data.to(device=live.device, dtype=live.dtype)
+        return dict(found)
+
+    def module(self, path: str, name: str | None) -> nn.Module:
+        """The head module at `path` as `name` has it: the same children, other parameters, none of our hooks."""
+        owner = self.owners[path]
+        clone = object.__new__(type(owner))
+        clone.__dict__ = {**owner.__dict__, "_parameters": dict(owner._parameters)}
+        clone._forward_hooks = type(owner._forward_hooks)()
+        clone._forward_pre_hooks = type(owner._forward_pre_hooks)()
+        for key, parameter in self.parameters(name).items():
+            where, leaf = _cut(key)
+            if where == path:
+                clone._parameters[leaf] = parameter
+        return clone
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """What is saved: keys relative to the model, those of the bare transformer behind `base.`."""
+        return {self._out(key): parameter.detach() for key, parameter in self.parameters(name).items()}
+
+    def load(self, name: str, tensors: Mapping[str, Tensor], strict: bool = True) -> None:
+        """The head of `name` from saved tensors (see `tensors`)."""
+        self.add(name, {self._in(key): value for key, value in tensors.items()}, strict)
+
+    def config(self) -> HeadConfig:
+        """What is written beside the tensors."""
+        labels = self.label2id if len(self.label2id) == self.num_labels and self._labelled() else None
+        return HeadConfig(
+            head_type="static",
+            model_class=self.model_class,
+            num_labels=self.num_labels if self._labelled() else None,
+            label2id={str(key): int(value) for key, value in labels.items()} if labels else None,
+        )
+
+    def trainable(self, name: str | None, flag: bool = True) -> None:
+        """Switches gradients of a head on or off."""
+        for parameter in self.parameters(name if name in self.copies else None).values():
+            parameter.requires_grad_(flag)
+
+    def detach(self) -> None:
+        """The model's own parameters back in place, hooks off."""
+        self.activate(None)
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self.copies = {}
+
+    def _labelled(self) -> bool:
+        return self.kind in ("classification", "image_classification", "tagging")
+
+    def _check(self, tensors: Mapping[str, Tensor], strict: bool) -> None:
+        problems = [
+            f"{key} has shape {tuple(tensor.shape)}, this model's head {tuple(self.original[key].shape)}"
+            for key, tensor in tensors.items()
+            if key in self.original and tensor.shape != self.original[key].shape
+        ]
+        if problems:
+            rows = {tensor.shape[0] for tensor in tensors.values() if tensor.dim()}
+            raise CheckpointError(
+                f"The head does not fit {self.model_class}: {'; '.join(problems)}.",
+                hint=f"Load the model with the head's number of labels ({sorted(rows)[0]}?) or pass with_head=False."
+                if self._labelled()
+                else "Pass with_head=False to load the adapter alone.",
+            )
+        missing = [key for key in self.keys if key not in tensors and not self._optional(key)]
+        unexpected = [key for key in tensors if key not in self.original]
+        if strict and (missing or unexpected):
+            raise CheckpointError(
+                f"The head does not fit {self.model_class}: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}.",
+                hint="Pass with_head=False to load the adapter alone, or strict=False to take what fits.",
+            )
+
+    def _optional(self, key: str) -> bool:
+        """Newly initialised parts of the bare transformer: heads saved where these came with the checkpoint lack them."""
+        return bool(self.base_path) and key.startswith(f"{self.base_path}.")
+
+    def _out(self, key: str) -> str:
+        front = f"{self.base_path}."
+        return f"base.{key.removeprefix(front)}" if self.base_path and key.startswith(front) else key
+
+    def _in(self, key: str) -> str:
+        return f"{self.base_path}.{key.removeprefix('base.')}" if self.base_path and key.startswith("base.") else key
+
+    def _live(self, key: str) -> nn.Parameter:
+        path, leaf = _cut(key)
+        parameter = self.owners[path]._parameters[leaf]
+        assert parameter is not None
+        return parameter
+
+
+def head_names(setup: Composition | str | None, available: Iterable[str], rows: int) -> Segments | None:
+    """Whose head computes which rows of a batch of `rows`, for a setup.
+
+    A Stack is answered for by its last child that has a head; Fuse and Average by the head named after the fusion, else by
+    none; Parallel and BatchSplit by their children, each for its rows.
+    """
+    known = set(available)
+    if isinstance(setup, Stack):
+        for child in reversed(setup.children):
+            found = head_names(child, known, rows)
+            if found is not None and any(name is not None for name, _ in found):
+                return found
+        return None
+    if isinstance(setup, (Parallel, BatchSplit)):
+        sizes = list(setup.batch_sizes) if isinstance(setup, BatchSplit) else [rows // len(setup)] * len(setup)
+        segments: Segments = []
+        for child, size in zip(setup.children, sizes, strict=True):
+            segments += head_names(child, known, size) or [(None, size)]
+        return segments
+    name = _joint_name(setup)
+    return [(name, rows)] if name in known else None
+
+
+def _joint_name(setup: Composition | str | None) -> str | None:
+    if setup is None or isinstance(setup, str):
+        return setup
+    if isinstance(setup, Fuse):
+        return setup.name or ",".join(setup.fused_names())
+    if isinstance(setup, (Average, Split)):
+        return ",".join(setup.names())
+    return None
+
+
+def _dispatch(
+    heads: StaticHeads, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+) -> Any:
+    """Forward hook of a head module: rows that belong to another head than the one in place are computed by their own."""
+    if heads.segments is None or not isinstance(output, Tensor):
+        return output
+    first = args[0] if args else next(iter(kwargs.values()))
+    segments = heads.segments(first.shape[0])
+    if segments is None or all(name == heads.active for name, _ in segments):
+        return output
+
+    def cut(value: Any, rows: slice) -> Any:
+        return value[rows] if isinstance(value, Tensor) and value.shape[:1] == first.shape[:1] else value
+
+    parts: list[Tensor] = []
+    start = 0
+    for name, size in segments:
+        rows = slice(start, start + size)
+        start += size
+        name = name if name in heads.copies else None
+        if name == heads.active:
+            parts.append(output[rows])
+        else:
+            own = heads.module(path, name)
+            parts.append(
+                own(*(cut(value, rows) for value in args), **{key: cut(value, rows) for key, value in kwargs.items()})
+            )
+    return torch.cat(parts)
+
+
+def _cut(key: str) -> tuple[str, str]:
+    """`classifier.dense.weight` → (`classifier.dense`, `weight`)."""
+    path, _, leaf = key.rpartition(".")
+    return path, leaf
+
+
+def _head_parameters(model: nn.Module, base: nn.Module, kind: str | None) -> list[str]:
+    if base is model:
+        inside = {id(parameter) for name, parameter in model.named_parameters() if not _is_output(model, name)}
+    else:
+        inside = {id(parameter) for parameter in base.parameters()}
+    own = [(name, p) for name, p in model.named_parameters() if id(p) not in inside]
+    loaded = any(_was_loaded(parameter) for parameter in model.parameters())
+    if kind in _LANGUAGE_MODELS:
+        own = [(name, p) for name, p in own if loaded and not _was_loaded(p)]
+    names = [name for name, _ in own]
+    if loaded and base is not model and names:
+        inner = {id(p): name for name, p in model.named_parameters()}
+        for name, parameter in base.named_parameters():
+            if not _was_loaded(parameter) and _is_summary(name):
+                names.append(inner[id(parameter)])
+    return names
+
+
+def _is_output(model: nn.Module, name: str) -> bool:
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    path = (
+        next((path for path, module in model.named_modules() if module is output), None) if output is not None else None
+    )
+    return path is not None and name.startswith(f"{path}.")
+
+
+def _was_loaded(parameter: nn.Parameter) -> bool:
+    """Whether `from_pretrained` found this parameter in the checkpoint (transformers marks those that it did)."""
+    return bool(getattr(parameter, "_is_hf_initialized", False))
+
+
+def _is_summary(name: str) -> bool:
+    """Whether a parameter of the bare transformer stands behind its layers: in a pooler, not in a layer or an embedding."""
+    parts = name.split(".")
+    return not any(part.isdigit() or "embed" in part for part in parts)
