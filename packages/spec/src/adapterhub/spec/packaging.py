@@ -35,9 +35,33 @@ _MEDIA_TYPES = {
 }
 #: Fields that may differ from a preset's without making it another preset.
 _HYPER_PARAMETERS = frozenset(
-    """reduction_factor bottleneck_size non_linearity dropout stochastic_depth init_weights init_weights_seed leave_out
-    inv_adapter_reduction_factor r alpha attn_matrices targets rank_pattern alpha_pattern prefix_length prompt_length
-    prompt_init prompt_init_text random_uniform_scale layers prefix_positions suffix_positions phm_dim phm_rank""".split()
+    [
+        "reduction_factor",
+        "bottleneck_size",
+        "non_linearity",
+        "dropout",
+        "stochastic_depth",
+        "init_weights",
+        "init_weights_seed",
+        "leave_out",
+        "inv_adapter_reduction_factor",
+        "r",
+        "alpha",
+        "attn_matrices",
+        "targets",
+        "rank_pattern",
+        "alpha_pattern",
+        "prefix_length",
+        "prompt_length",
+        "prompt_init",
+        "prompt_init_text",
+        "random_uniform_scale",
+        "layers",
+        "prefix_positions",
+        "suffix_positions",
+        "phm_dim",
+        "phm_rank",
+    ]
 )
 
 

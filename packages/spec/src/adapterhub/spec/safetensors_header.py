@@ -16,7 +16,7 @@ from adapterhub.spec.errors import CheckpointError
 from adapterhub.spec.validation.plain_text import hidden_character
 from adapterhub.spec.validation.strict_json import JSONSyntaxError, read_json
 
-__all__ = ["DTYPE_BITS", "Header", "SafetensorsError", "TensorInfo", "parse_header", "read_header"]
+__all__ = ["DTYPE_BITS", "Header", "SafetensorsError", "TensorInfo", "check_stream", "parse_header", "read_header"]
 
 #: dtype name → bits of one element
 DTYPE_BITS: dict[str, int] = {
@@ -114,17 +114,22 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         OSError: it cannot be read.
     """
     with Path(path).open("rb") as file:
-        return _read(file, os.fstat(file.fileno()).st_size)
+        return check_stream(file, os.fstat(file.fileno()).st_size)
 
 
 def parse_header(data: bytes) -> Header:
     """The checked header of a safetensors file that is in memory as a whole."""
     import io
 
-    return _read(io.BytesIO(data), len(data))
+    return check_stream(io.BytesIO(data), len(data))
 
 
-def _read(file: BinaryIO, size: int) -> Header:
+def check_stream(file: BinaryIO, size: int) -> Header:
+    """The checked header of a stream that is said to hold `size` bytes; only the header is read.
+
+    Raises:
+        SafetensorsError: the file is not well-formed.
+    """
     start = file.read(8)
     if len(start) < 8:
         raise SafetensorsError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from adapterhub.spec.validation.path_names import name_problem
 from adapterhub.spec.validation.problem import Problem
 from adapterhub.spec.validation.strict_json import JSONSyntaxError, line_of_pointers, pointer_of, read_json
 from adapterhub.spec.validation.tensors import tensor_problems
+from adapterhub.spec.validation.text import text_problems
 
 __all__ = ["ALLOWED_SUFFIXES", "AdapterRecord", "files_in", "folder_problems", "read_record", "record_problems"]
 
@@ -42,7 +42,7 @@ class TrainedOn(_Record):
     name: Line | None = None
     revision: Line | None = None
     family: Line | None = None
-    hidden_size: int | None = Field(None, ge=1, le=2**24)
+    hidden_size: int | None = Field(default=None, ge=1, le=2**24)
 
 
 class AdapterRecord(_Record):
@@ -91,8 +91,8 @@ def folder_problems(folder: Path) -> list[Problem]:
                 problems.append(Problem(error.pointer, error.message, error.hint, file=name))
     if config is not None and WEIGHTS_FILE in headers:
         hidden_size = record.base_model.hidden_size if record is not None else None
-        found = tensor_problems(headers[WEIGHTS_FILE], config, hidden_size)
-        problems += [problem.within(WEIGHTS_FILE) for problem in found]
+        wrong = tensor_problems(headers[WEIGHTS_FILE], config, hidden_size)
+        problems += [problem.within(WEIGHTS_FILE) for problem in wrong]
     problems += _head_problems(folder, headers)
     return problems
 
@@ -254,19 +254,6 @@ def _content_problems(path: Path, shown: str) -> Iterator[Problem]:
             yield Problem(error.pointer, error.message, error.hint, file=shown, line=error.line)
     else:
         yield from (problem.within(shown) for problem in text_problems(data))
-
-
-def text_problems(data: bytes) -> Iterator[Problem]:
-    """What is wrong with a Markdown or plain text file: it must be UTF-8 text. Markup in it is left to whoever shows it."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        yield Problem("", f"byte {error.start} is not UTF-8", line=data.count(b"\n", 0, error.start) + 1)
-        return
-    match = re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text)
-    if match:
-        line = text.count("\n", 0, match.start()) + 1
-        yield Problem("", f"holds the control character U+{ord(match.group()):04X}", line=line)
 
 
 def read_record(folder: Path) -> AdapterRecord:

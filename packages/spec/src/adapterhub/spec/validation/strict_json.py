@@ -17,6 +17,7 @@ __all__ = ["JSONSyntaxError", "line_of_pointers", "pointer_of", "read_json"]
 MAX_DEPTH = 20
 MAX_INTEGER_DIGITS = 20
 MAX_NUMBER_LENGTH = 400
+_MAX_WALK = 256 * 1024  # longer text is not searched for the line of a problem
 
 
 class JSONSyntaxError(ValueError):
@@ -71,7 +72,7 @@ def read_json(
     except RecursionError:
         raise JSONSyntaxError(f"nested more than {max_depth} deep") from None
     except _DuplicateKeyError as error:
-        line, pointer = _find_duplicate(text)
+        line, pointer = _find_duplicate(text) if len(text) <= _MAX_WALK else (None, "")
         shown = _short(error.key)
         raise JSONSyntaxError(
             f"the key {shown} is given twice",
@@ -184,7 +185,12 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
 
 
 def line_of_pointers(text: str) -> dict[str, int]:
-    """Every JSON pointer of a well-formed document with the line its key or element starts on (1-based)."""
+    """Every JSON pointer of a well-formed document with the line its key or element starts on (1-based).
+
+    Empty for documents too long to be worth it.
+    """
+    if len(text) > _MAX_WALK:
+        return {}
     return {pointer: line for pointer, line, _ in _walk(text)}
 
 
