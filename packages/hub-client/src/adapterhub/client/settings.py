@@ -144,9 +144,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         hubs[default] = Hub(default, normal_url(endpoint))
     if default in hubs:
         hubs.setdefault(DEFAULT_HUB, hubs[default])
-    pins = {
-        fold_name(space): str(hub).lower() for space, hub in _mapping(config.get("pins"), "pins", home).items()
-    }
+    pins = {fold_name(space): str(hub).lower() for space, hub in _mapping(config.get("pins"), "pins", home).items()}
     cache = env.get("ADAPTERHUB_CACHE", "").strip()
     base = env.get("XDG_CACHE_HOME", "").strip()
     if cache:

@@ -1,0 +1,237 @@
+"""From an index entry to a verified folder: manifest, missing blobs in parallel, snapshot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.client.cache import Cache, FileOf, hex_of
+from adapterhub.client.files import replace, storage_errors, unique_name
+from adapterhub.spec.errors import AdapterNotFoundError, IntegrityError, OfflineError, PolicyError
+from adapterhub.spec.index import IndexEntry
+from adapterhub.spec.reference import fold
+
+if TYPE_CHECKING:
+    from adapterhub.client.settings import Hub
+    from adapterhub.client.sources import Source
+
+__all__ = ["MAX_DOWNLOAD", "copy_folder", "fetch"]
+
+MANIFEST_CAP = 1024 * 1024
+#: bytes of one version that are taken at most; `ADAPTERHUB_MAX_DOWNLOAD` changes it
+MAX_DOWNLOAD = 64 * 1024**3
+_WORKERS = 8
+
+
+def fetch(
+    entry: IndexEntry,
+    *,
+    source: Callable[[], Source],
+    cache: Cache,
+    hub: Hub,
+    offline: bool,
+    expect: str | None = None,
+    show: bool = True,
+    report: Callable[[int, int], Any] | None = None,
+) -> Path:
+    """The verified folder of the version `entry` describes; nothing is asked when it is in the cache.
+
+    Args:
+        source: gives the hub's source when it is needed.
+        expect: 64 hex digits the user pinned: the manifest's, or those of one of its files.
+        show, report: the progress display.
+
+    Raises:
+        AdapterNotFoundError: the hub has no bytes for it.
+        OfflineError: offline, and not (completely) in the cache.
+        IntegrityError: what arrived is not what was published.
+    """
+    digest = entry.digest
+    if digest is None or entry.status != "available":
+        raise AdapterNotFoundError(
+            f"{entry.adapter}:{entry.version} is listed by the hub {hub.name!r}, but its bytes are not there.",
+            hint="It comes from the old catalogue; whoever runs the hub can supply the files (adapterhub-server mirror).",
+        )
+    found = cache.find_snapshot(digest)
+    if found is not None:
+        if expect is not None and expect != hex_of(digest):
+            _check_pin(cache, digest, expect)
+        return found
+    for attempt in range(3):
+        try:
+            return _fetch_once(entry, digest, source, cache, hub, offline, expect, show, report)
+        except IntegrityError as error:
+            if not error.details.get("vanished") or attempt == 2:
+                raise
+    raise AssertionError("not reached")
+
+
+def _fetch_once(
+    entry: IndexEntry,
+    digest: str,
+    source: Callable[[], Source],
+    cache: Cache,
+    hub: Hub,
+    offline: bool,
+    expect: str | None,
+    show: bool,
+    report: Callable[[int, int], Any] | None,
+) -> Path:
+    def reach(what: str) -> Source:
+        found = source()
+        if offline and not found.offline_capable:
+            raise OfflineError(
+                f"Offline mode is on, and {what} of {entry.adapter}:{entry.version} is not in the cache ({cache.root}).",
+                hint="Download it once while online, or unset ADAPTERHUB_OFFLINE.",
+            )
+        return found
+
+    data = cache.read_blob(digest, MANIFEST_CAP)
+    if data is None:
+        data = reach("the manifest").manifest(digest)
+        if len(data) > MANIFEST_CAP or hashlib.sha256(data).hexdigest() != hex_of(digest):
+            raise IntegrityError(
+                f"The hub {hub.name!r} sent a manifest that is not {digest}.",
+                hint="It was thrown away. Try again; if it stays, tell who runs the hub.",
+            )
+        fresh_manifest = True
+    else:
+        fresh_manifest = False
+    files = _files_of(data, entry, digest, expect)
+    if fresh_manifest:
+        cache.write_blob(digest, data)
+    missing = {file.digest: file for file in files if cache.find_blob(file.digest, file.size) is None}
+    fresh: list[str] = []
+    if missing:
+        fresh = _download_all(list(missing.values()), reach("a file"), cache, entry, show, report)
+    return cache.build_snapshot(
+        digest,
+        _folder_name(entry.name),
+        files,
+        fresh=fresh,
+        reference=f"{entry.adapter}:{entry.version}",
+        hub=hub.name,
+        full_id=entry.id,
+        model_name=entry.model_name,
+    )
+
+
+def _files_of(data: bytes, entry: IndexEntry, digest: str, expect: str | None) -> list[FileOf]:
+    """The files a manifest lists, once it is known to be a sound manifest of this very version."""
+    from adapterhub.spec.manifest import Manifest
+
+    manifest = Manifest.from_bytes(data)
+    stated = (fold(manifest.namespace), fold(manifest.name), manifest.version, manifest.base_model.name)
+    if stated != (fold(entry.namespace), fold(entry.name), entry.version, entry.model_name):
+        raise IntegrityError(
+            f"The manifest {digest} is of @{stated[0]}/{stated[1]}:{stated[2]} for {stated[3]}, "
+            f"not of {entry.adapter}:{entry.version} for {entry.model_name}.",
+            hint="The hub's index is wrong or was tampered with; nothing was downloaded.",
+        )
+    files = [FileOf(file.path, file.size, file.digest) for file in manifest.files]
+    pins = {hex_of(digest), *(hex_of(file.digest) for file in files)}
+    if expect is not None and expect not in pins:
+        raise _pin_error(entry.adapter, expect)
+    limit = int(os.environ.get("ADAPTERHUB_MAX_DOWNLOAD") or MAX_DOWNLOAD)
+    if manifest.size > limit:
+        raise PolicyError(
+            f"{entry.adapter}:{entry.version} has {manifest.size:,} bytes; at most {limit:,} are downloaded.",
+            hint="Set ADAPTERHUB_MAX_DOWNLOAD (bytes) if that is what you want.",
+        )
+    return files
+
+
+def _check_pin(cache: Cache, digest: str, expect: str) -> None:
+    data = cache.read_blob(digest, MANIFEST_CAP)
+    files = json.loads(data).get("files", []) if data else []
+    if all(str(file.get("digest")) != f"sha256:{expect}" for file in files):
+        raise _pin_error(digest, expect)
+
+
+def _pin_error(what: str, expect: str) -> IntegrityError:
+    return IntegrityError(
+        f"The reference pins sha256:{expect}, and {what} has neither that manifest nor such a file.",
+        hint="The reference was written for other content; do not use this unchecked.",
+    )
+
+
+def _download_all(
+    files: list[FileOf],
+    source: Source,
+    cache: Cache,
+    entry: IndexEntry,
+    show: bool,
+    report: Callable[[int, int], Any] | None,
+) -> list[str]:
+    """Download blobs side by side under one display. Returns the digests this process hashed."""
+    from adapterhub.client.progress import transfer_display
+
+    total = sum(file.size for file in files)
+    cache.require_space(total)
+
+    def one(file: FileOf) -> str | None:
+        return file.digest if _download(file, source, cache, advance) else None
+
+    with transfer_display(entry.adapter, total, enabled=show, report=report) as advance:
+        if len(files) == 1:
+            done: Iterable[str | None] = [one(files[0])]
+        else:
+            from concurrent.futures import ThreadPoolExecutor
+
+            largest_first = sorted(files, key=lambda file: -file.size)
+            with ThreadPoolExecutor(min(_WORKERS, len(files))) as pool:
+                jobs = [pool.submit(one, file) for file in largest_first]
+                try:
+                    done = [job.result() for job in jobs]
+                except BaseException:
+                    for job in jobs:
+                        job.cancel()
+                    raise
+    return [digest for digest in done if digest is not None]
+
+
+def _download(file: FileOf, source: Source, cache: Cache, advance: Callable[[int], None]) -> bool:
+    """Get one blob into the cache. False if another process was faster."""
+    with cache.hint(file.digest):
+        if cache.find_blob(file.digest, file.size) is not None:
+            advance(file.size)
+            return False
+        with cache.partial(file.digest, file.size) as partial:
+            resumed = partial.offset
+            advance(resumed)
+            source.blob(file.digest, file.size, partial, advance)
+            try:
+                partial.commit()
+            except IntegrityError:
+                if not resumed:
+                    raise
+                advance(-file.size)  # the kept prefix may have been the broken part: once more from the start
+                source.blob(file.digest, file.size, partial, advance)
+                partial.commit()
+    return True
+
+
+def _folder_name(name: str) -> str:
+    """The adapter's name as a folder."""
+    return name if name not in (".", "..") and "/" not in name else "adapter"
+
+
+def copy_folder(folder: Path, target: Path) -> Path:
+    """Copy a verified folder; each file appears whole or not at all."""
+    with storage_errors(target if target.is_dir() else target.absolute().parent):
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            to = target / file.relative_to(folder)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            work = to.with_name(f".{unique_name()}.tmp")
+            try:
+                shutil.copyfile(file, work)
+                work.chmod(0o644)
+                replace(work, to)
+            finally:
+                work.unlink(missing_ok=True)
+    return target

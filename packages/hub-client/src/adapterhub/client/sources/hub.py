@@ -1,0 +1,140 @@
+"""A hub over HTTP: a live server, or a static export of one on any web server (the same paths)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from adapterhub.client.cache import Partial, hex_of
+from adapterhub.client.index import IndexAnswer
+from adapterhub.client.settings import Hub
+from adapterhub.client.transport import Answer, Transport
+from adapterhub.spec.errors import AdapterNotFoundError, HubConnectionError, IntegrityError
+
+__all__ = ["HubSource"]
+
+MANIFEST_CAP = 1024 * 1024
+_MAX_AGE = re.compile(r"max-age=(\d{1,9})")
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
+
+
+class HubSource:
+    """Reads from one hub over HTTP."""
+
+    offline_capable = False
+
+    def __init__(self, hub: Hub, transport: Transport) -> None:
+        self.hub, self.transport = hub, transport
+
+    def index_file(self, path: str, etag: str | None, *, patient: bool) -> IndexAnswer:
+        """See `Source`. A live hub and a file server both answer 404 for what is not there."""
+        headers = {"if-none-match": etag} if etag else {}
+        answer = self.transport.request(
+            "GET", quote(path, safe="/"), headers=headers, accept=(304, 404, 410), retry=patient
+        )
+        told = _MAX_AGE.search(answer.headers.get("cache-control", ""))
+        serial = answer.headers.get("adapterhub-serial", "")
+        state = {304: "unchanged", 404: "absent", 410: "absent"}.get(answer.status, "found")
+        if state == "found" and "text/html" in answer.headers.get("content-type", ""):
+            raise HubConnectionError(
+                f"{self.hub.url}{path} is an HTML page, not an index file.",
+                hint="Is the address that of a hub (adapterhub env)? A proxy or login page may be in between.",
+            )
+        return IndexAnswer(
+            state=state,
+            body=answer.body if state == "found" else b"",
+            etag=answer.headers.get("etag"),
+            max_age=int(told[1]) if told else None,
+            serial=int(serial) if serial.isdigit() else None,
+        )
+
+    def manifest(self, digest: str) -> bytes:
+        """See `Source`."""
+        return self.transport.request("GET", f"/v1/manifests/sha256:{hex_of(digest)}", cap=MANIFEST_CAP).body
+
+    def blob(self, digest: str, size: int, partial: Partial, progress: Callable[[int], None]) -> None:
+        """See `Source`. Broken connections are taken up where they broke."""
+        transport = self.transport
+        url = transport.address(f"/v1/blobs/sha256:{hex_of(digest)}")
+        arrived = 0
+
+        def once() -> None:
+            nonlocal arrived
+            if partial.offset == size:
+                return
+            headers = {"accept": "application/octet-stream", "accept-encoding": "identity"}
+            if partial.offset:
+                headers["range"] = f"bytes={partial.offset}-"
+            with transport.exchange("GET", url, headers=headers) as response:
+                status = response.status_code
+                if status == 416 or (status == 206 and not _continues(response.headers, partial.offset, size)):
+                    progress(-partial.offset)
+                    partial.restart()
+                    raise HubConnectionError(
+                        f"{self.hub.url} answers ranges wrongly.", details={"retry": True}, hint="Try again later."
+                    )
+                if status == 200 and partial.offset:
+                    progress(-partial.offset)
+                    partial.restart()
+                if status not in (200, 206):
+                    body = b"".join(transport.body(response, 1 << 20))
+                    lowered = {key.lower(): value for key, value in response.headers.items()}
+                    raise transport.error_of(Answer(status, lowered, body), url)
+                plain = not response.headers.get("content-encoding")
+                for piece in transport.body(response, size - partial.offset, raw=plain, announced=plain):
+                    partial.append(piece)
+                    arrived += len(piece)
+                    progress(len(piece))
+            if partial.offset < size:
+                raise HubConnectionError(
+                    f"{self.hub.url} ended {digest[:19]}… after {partial.offset:,} of {size:,} bytes.",
+                    hint="Try again; what arrived so far is kept.",
+                    details={"retry": True},
+                )
+
+        try:
+            transport.repeat(once, progressed=lambda: arrived)
+        except AdapterNotFoundError as error:
+            raise IntegrityError(
+                f"The hub {self.hub.name!r} lists {digest} but does not have its bytes.",
+                hint="Tell who runs the hub (adapterhub-server verify).",
+            ) from error
+
+    def adapters(self, filters: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """See `Source`. Pages of the live hub; the list of all versions of a static export."""
+        cursor: str | None = None
+        params = {key: value for key, value in filters.items() if value is not None and key != "limit"}
+        limit = filters.get("limit")
+        seen: set[str] = set()
+        while True:
+            size = 100 if limit is None else min(100, max(1, int(limit)))
+            query = {**params, "limit": size, **({"cursor": cursor} if cursor else {})}
+            answer = self.transport.request("GET", "/v1/adapters", params=query)
+            page = answer.json()
+            if not isinstance(page, dict) or not isinstance(page.get("items"), list):
+                raise HubConnectionError(f"{self.hub.url}/v1/adapters does not answer with a list of adapters.")
+            for item in page["items"]:
+                if isinstance(item, dict):
+                    yield item
+            cursor = page.get("next")
+            if not isinstance(cursor, str) or not cursor or cursor in seen:
+                return
+            seen.add(cursor)
+
+    def resolve_remotely(self, params: Mapping[str, Any]) -> Answer:
+        """What the live hub itself says about a reference (`GET /v1/resolve`); asked only for its better errors."""
+        sent = {key: value for key, value in params.items() if value is not None}
+        return self.transport.request("GET", "/v1/resolve", params=sent, accept=(400, 404, 405, 409, 422), retry=False)
+
+    def close(self) -> None:
+        """See `Source`."""
+        self.transport.close()
+
+
+def _continues(headers: Mapping[str, str], offset: int, size: int) -> bool:
+    found = _RANGE.match(headers.get("content-range", "").strip())
+    if found is None:
+        return False
+    return int(found[1]) == offset and int(found[2]) == size - 1 and found[3] in ("*", str(size))

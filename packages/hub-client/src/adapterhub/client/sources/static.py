@@ -1,0 +1,130 @@
+"""A static export in a local folder: the same files a web server would hand out, read from disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from adapterhub.client.cache import CHUNK, Partial, hex_of
+from adapterhub.client.index import IndexAnswer
+from adapterhub.client.info import AdapterInfo
+from adapterhub.client.settings import Hub
+from adapterhub.spec.errors import HubConnectionError, IntegrityError
+from adapterhub.spec.index import IndexEntry, read_lines
+from adapterhub.spec.reference import fold
+from adapterhub.spec.resolution import default_entry
+
+__all__ = ["FolderSource", "entry_filter", "newest_of_each"]
+
+_SMALL = 64 * 1024 * 1024
+
+
+class FolderSource:
+    """Reads a static export from a folder. Files are named as in the URLs; `sha256:` may also be a folder `sha256/`."""
+
+    offline_capable = True
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.folder = Path(hub.url)
+
+    def index_file(self, path: str, etag: str | None, *, patient: bool) -> IndexAnswer:
+        """See `Source`."""
+        if not (self.folder / "index").is_dir():
+            raise HubConnectionError(
+                f"{self.folder} holds no static export (no folder 'index' in it).",
+                hint="Make one with: adapterhub-server export-static DIR",
+            )
+        try:
+            file = self.folder / path.lstrip("/")
+            found = file.stat()
+            mark = f"{found.st_size}-{found.st_mtime_ns}"
+            if etag == mark:
+                return IndexAnswer("unchanged", etag=mark, max_age=0)
+            with file.open("rb") as stream:
+                return IndexAnswer("found", stream.read(_SMALL), etag=mark, max_age=0)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return IndexAnswer("absent", max_age=0)
+        except OSError as error:
+            raise HubConnectionError(f"{self.folder / path.lstrip('/')} cannot be read: {error.strerror}.") from error
+
+    def manifest(self, digest: str) -> bytes:
+        """See `Source`."""
+        with self._open("manifests", digest) as stream:
+            data: bytes = stream.read((1 << 20) + 1)
+            return data
+
+    def blob(self, digest: str, size: int, partial: Partial, progress: Callable[[int], None]) -> None:
+        """See `Source`."""
+        with self._open("blobs", digest) as stream:
+            stream.seek(partial.offset)
+            while partial.offset < size and (piece := stream.read(min(CHUNK, size - partial.offset))):
+                partial.append(piece)
+                progress(len(piece))
+
+    def _open(self, kind: str, digest: str) -> Any:
+        digits = hex_of(digest)
+        for name in (f"sha256:{digits}", f"sha256/{digits}", f"sha256-{digits}", digits):
+            try:
+                return (self.folder / "v1" / kind / name).open("rb")
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                continue
+            except OSError as error:
+                raise HubConnectionError(f"{self.folder} cannot be read: {error.strerror}.") from error
+        raise IntegrityError(
+            f"The static export {self.folder} lists {digest} but does not hold its bytes.",
+            hint="Export it again: adapterhub-server export-static DIR",
+        )
+
+    def entries(self) -> Iterator[IndexEntry]:
+        """Every version in the export."""
+        for file in sorted((self.folder / "index" / "ns").glob("*/*/*.jsonl")):
+            yield from read_lines(file.read_text(encoding="utf-8"))
+
+    def adapters(self, filters: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """See `Source`."""
+        keep = entry_filter(filters)
+        for entry in newest_of_each(self.entries()):
+            if keep(entry):
+                yield AdapterInfo.from_entry(entry).to_json()
+
+    def close(self) -> None:
+        """See `Source`."""
+
+
+def newest_of_each(entries: Iterator[IndexEntry]) -> Iterator[IndexEntry]:
+    """The default version of each adapter; yanked ones left out."""
+    grouped: dict[tuple[str, str], list[IndexEntry]] = {}
+    for entry in entries:
+        grouped.setdefault((fold(entry.namespace), fold(entry.name)), []).append(entry)
+    for versions in grouped.values():
+        chosen = default_entry(versions)
+        if chosen is not None:
+            yield chosen
+
+
+def entry_filter(filters: Mapping[str, Any]) -> Callable[[IndexEntry], bool]:
+    """What `GET /v1/adapters` filters by, over index entries: model, task, subtask, method, language, license, namespace, q."""
+    words = str(filters.get("q") or "").lower().split()
+
+    def keep(entry: IndexEntry) -> bool:
+        exact = {
+            "model": entry.model_name,
+            "method": entry.method,
+            "language": entry.language,
+            "license": entry.license,
+            "type": entry.type,
+        }
+        folded = {"task": entry.task, "subtask": entry.subtask, "namespace": entry.namespace}
+        for key, value in exact.items():
+            if filters.get(key) is not None and filters[key] != value:
+                return False
+        for key, value in folded.items():
+            if filters.get(key) is not None and fold(str(filters[key])) != fold(value or ""):
+                return False
+        text = json.dumps([entry.id, entry.adapter, entry.model_name, entry.using, entry.method]).lower()
+        return all(word in text for word in words)
+
+    return keep
