@@ -25,7 +25,7 @@ def canonical_json(value: Any) -> str:
         value: None, bool, int, float, str, and mappings (with str keys) and sequences of them.
 
     Raises:
-        ValueError: NaN or infinity, an integer a double cannot hold exactly, a lone surrogate, a key that is no string.
+        ValueError: NaN or infinity, an integer that no double is equal to, a lone surrogate, a key that is no string.
     """
     parts: list[str] = []
     _write(value, parts)
@@ -48,9 +48,7 @@ def _write(value: Any, out: list[str]) -> None:
     elif isinstance(value, str):
         out.append(_string(value))
     elif isinstance(value, int):
-        if abs(value) > _LARGEST_EXACT:
-            raise ValueError(f"{value} is beyond 2^53: a JSON number cannot carry it exactly; write it as a string")
-        out.append(str(value))
+        out.append(str(value) if abs(value) <= _LARGEST_EXACT else _number(_exact(value)))
     elif isinstance(value, float):
         out.append(_number(value))
     elif isinstance(value, Mapping):
@@ -72,6 +70,14 @@ def _write(value: Any, out: list[str]) -> None:
         out.append("]")
     else:
         raise ValueError(f"{type(value).__name__} has no JSON form")
+
+
+def _exact(value: int) -> float:
+    """A large integer as the double it is."""
+    if abs(value) >= 2**1024 or int(float(value)) != value:
+        shown = str(value) if abs(value) < 2**128 else "an integer"
+        raise ValueError(f"{shown} is beyond 2^53: a JSON number cannot carry it exactly; write it as a string")
+    return float(value)
 
 
 def _utf16(text: str) -> bytes:
