@@ -39,16 +39,17 @@ from adapterhub.spec.legacy_fields import (
     language_tag,
     language_tags,
     mentions_score,
-    task_id,
     twitter_handle,
 )
 from adapterhub.spec.legacy_records import (
     LegacyAdapter,
     LegacyAdapterType,
     LegacyArchitecture,
+    LegacyFile,
     LegacyRecord,
     LegacySubtask,
     LegacyTask,
+    name_of,
     read_legacy_record,
 )
 from adapterhub.spec.reference import fold
@@ -82,6 +83,7 @@ REPAIR_KINDS: dict[str, str] = {
     "unused-subtask": "No adapter has this subtask: kept as vocabulary.",
     "unused-task": "No adapter has this task: kept as vocabulary.",
     "versions-are-datasets": "The versions are different data sets: kept as versions; they could be adapters of their own.",
+    "white-space": "White space stands around an address: removed.",
     "whole-number": "A whole number is written as a float: made an integer; the old config id is kept as an alias.",
 }
 
@@ -173,10 +175,11 @@ class _Reader:
         paths = sorted(path for path in found if path.suffix in (".yaml", ".yml") and not path.is_symlink())
         for path in paths:
             where = path.relative_to(self.folder).as_posix()
-            record, problems = read_legacy_record(path.read_bytes(), file=where, kind=kind)
-            if isinstance(record, model) and not problems:
-                yield where, record
+            record, problems, repairs = read_legacy_record(path.read_bytes(), model, where)
             self.problems += problems
+            self.repairs += repairs
+            if isinstance(record, model):
+                yield where, record
 
     def refuse_if_broken(self) -> None:
         if self.problems:
@@ -229,11 +232,9 @@ class _Reader:
 
     def task(self, where: str, raw: LegacyTask, used: set[tuple[str, str]]) -> Task:
         kind = self.folder_type(where)
-        name = task_id(raw.task)
-        if name != raw.task:
-            self.repair("task-id", f"{where}#/task", raw.task, name)
-        if Path(where).stem != name and name == raw.task:
-            self.repair("file-name", where, Path(where).stem, name)
+        name = raw.task
+        if name_of(where) != name:
+            self.repair("file-name", where, name_of(where), name)
         unused = (kind, fold(name)) not in used
         if unused:
             self.repair("unused-task", where, name, name)
@@ -252,8 +253,8 @@ class _Reader:
 
     def subtask(self, where: str, raw: LegacySubtask, used: set[tuple[str, str, str]]) -> Subtask:
         kind = self.folder_type(where)
-        if Path(where).stem not in (f"{raw.task}_{raw.subtask}", f"{raw.task}-{raw.subtask}", raw.subtask):
-            self.repair("file-name", where, Path(where).stem, f"{raw.task}/{raw.subtask}")
+        if name_of(where) not in (f"{raw.task}_{raw.subtask}", f"{raw.task}-{raw.subtask}", raw.subtask):
+            self.repair("file-name", where, name_of(where), f"{raw.task}/{raw.subtask}")
         unused = (kind, fold(raw.task), fold(raw.subtask)) not in used
         if unused:
             self.repair("unused-subtask", where, f"{raw.task}/{raw.subtask}", f"{raw.task}/{raw.subtask}")
@@ -321,7 +322,7 @@ class _Reader:
         try:
             return AdapterRecord(
                 namespace=where.split("/")[1],
-                name=Path(where).name.removesuffix(".yaml").removesuffix(".yml"),
+                name=name_of(where),
                 type=raw.type,
                 task=raw.task,
                 subtask=raw.subtask,
@@ -352,7 +353,7 @@ class _Reader:
                 self.problems.append(Problem(pointer, f"{details['msg']}.", file=where))
             return None
 
-    def version(self, where: str, raw: Any) -> VersionRecord:
+    def version(self, where: str, raw: LegacyFile) -> VersionRecord:
         self.repair("bytes-missing", where, raw.url, None)
         if raw.description and mentions_score(raw.description):
             self.repair("score-in-prose", f"{where}/description", raw.description.strip(), raw.description.strip())
@@ -451,8 +452,7 @@ class _Reader:
 
 
 def _adapter_of(where: str) -> str:
-    parts = where.split("/")
-    return f"@{parts[1]}/{parts[-1].removesuffix('.yaml').removesuffix('.yml')}"
+    return f"@{where.split('/')[1]}/{name_of(where)}"
 
 
 def _entries(adapter: AdapterRecord) -> Iterator[IndexEntry]:
