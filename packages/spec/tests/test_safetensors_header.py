@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from adapterhub.spec.errors import CheckpointError
 from adapterhub.spec.safetensors_header import DTYPE_BITS, SafetensorsError, parse_header, read_header

@@ -73,11 +73,11 @@ def _write(value: Any, out: list[str]) -> None:
 
 
 def _exact(value: int) -> float:
-    """A large integer as the double it is."""
-    if abs(value) >= 2**1024 or int(float(value)) != value:
-        shown = str(value) if abs(value) < 2**128 else "an integer"
-        raise ValueError(f"{shown} is beyond 2^53: a JSON number cannot carry it exactly; write it as a string")
-    return float(value)
+    """A large integer as the double it is, or as the one whose shortest decimal text it is."""
+    if abs(value) < 2**1023 and (int(float(value)) == value or _number(float(value)) == str(value)):
+        return float(value)
+    shown = str(value) if abs(value) < 2**128 else "an integer"
+    raise ValueError(f"{shown} is beyond 2^53: a JSON number cannot carry it exactly; write it as a string")
 
 
 def _utf16(text: str) -> bytes:
