@@ -42,7 +42,7 @@ def test_json_survives_writing_and_reading(value: Any) -> None:
 def test_canonical_json_is_a_fixed_point_and_means_the_same(value: Any) -> None:
     text = canonical_json(value)
     assert canonical_json(from_json(text)) == text
-    assert from_json(text) == value
+    assert canonical_json(json.loads(text, parse_int=float)) == text  # as a language with doubles alone reads it
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass")))
