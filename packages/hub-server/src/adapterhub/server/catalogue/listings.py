@@ -1,0 +1,363 @@
+"""Keeps the reading tables true to the records: listings, the full-text index, explore and facet counters.
+
+A `Projection` (see storage.changes): `apply` runs in the transaction that changed the adapters, so that what people see and
+what is published never differ. Counters change by the difference of the old and the new row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from adapterhub.server.catalogue.tables import explore_cells, explore_pairs, facet_counts, listings
+from adapterhub.server.search.question import PRIVATE_WORD, organisation_word
+from adapterhub.server.search.words import document_words, is_facet_word
+from adapterhub.server.storage.tables import adapters, manifests, organisations, versions
+
+__all__ = ["ListingsProjection", "rank_of", "row_facets", "shown_version"]
+
+_PAIR = ("kind", "task_key", "subtask_key")
+_CELL = (*_PAIR, "model_name", "family", "method", "using", "reduction_factor", "non_linearity")
+_BATCH = 500
+
+
+def rank_of(downloads: int, adapter_id: int) -> int:
+    """Place of an adapter in the order of popularity; smaller is more popular.
+
+    Downloads count by their number of binary digits, so that an adapter changes its place only when they double, and
+    among equals the older comes first.
+    """
+    return ((48 - downloads.bit_length()) << 42) | adapter_id
+
+
+class ListingsProjection:
+    """The rows behind lists, pages and search."""
+
+    name = "listings"
+
+    def apply(self, connection: Connection, adapter_ids: Sequence[int]) -> None:
+        """Bring the rows of these adapters, and every counter they touch, up to date."""
+        for start in range(0, len(adapter_ids), _BATCH):
+            self._apply(connection, list(dict.fromkeys(adapter_ids[start : start + _BATCH])))
+
+    def rebuild(self, connection: Connection) -> None:
+        """Compute all rows and counters anew."""
+        for table in (listings, explore_pairs, explore_cells, facet_counts):
+            connection.execute(delete(table))
+        if connection.dialect.name == "sqlite":
+            connection.execute(text("INSERT INTO listings_text(listings_text) VALUES ('delete-all')"))
+        tally = _Tally()
+        last = 0
+        while True:
+            ids = list(
+                connection.execute(
+                    select(adapters.c.id).where(adapters.c.id > last).order_by(adapters.c.id).limit(5000)
+                ).scalars()
+            )
+            if not ids:
+                break
+            last = ids[-1]
+            rows = list(_rows(connection, ids))
+            if rows:
+                connection.execute(insert(listings), rows)
+            for row in rows:
+                tally.add(row, 1)
+        if connection.dialect.name == "sqlite":
+            connection.execute(text("INSERT INTO listings_text(listings_text) VALUES ('rebuild')"))
+        tally.write_new(connection)
+
+    def _apply(self, connection: Connection, ids: list[int]) -> None:
+        old = {
+            row["adapter_id"]: dict(row)
+            for row in connection.execute(select(listings).where(listings.c.adapter_id.in_(ids))).mappings()
+        }
+        new = {row["adapter_id"]: row for row in _rows(connection, ids)}
+        tally = _Tally()
+        for adapter_id in ids:
+            before, after = old.get(adapter_id), new.get(adapter_id)
+            if before == after:
+                continue
+            tally.add(before, -1)
+            tally.add(after, 1)
+            _replace(connection, before, after)
+        tally.write_changes(connection)
+
+
+class _Tally:
+    """Differences of counters, gathered over many rows and written at once."""
+
+    def __init__(self) -> None:
+        self.cells: Counter[tuple[str, ...]] = Counter()
+        self.facets: Counter[tuple[str, str]] = Counter()
+        self.names: dict[tuple[str, ...], tuple[str, str]] = {}
+
+    def add(self, row: Mapping[str, Any] | None, sign: int) -> None:
+        if row is None or row["private"]:
+            return
+        if row["task_key"] and row["subtask_key"]:  # adapters without a task are found by search alone
+            self.cells[tuple(row[field] or "" for field in _CELL)] += sign
+        self.names.setdefault(tuple(row[field] for field in _PAIR), (row["task"], row["subtask"]))
+        for field, value in row_facets(row):
+            self.facets[(field, value)] += sign
+        for word in row["words"].split():
+            if not is_facet_word(word):
+                self.facets[("word", word)] += sign
+
+    def write_new(self, connection: Connection) -> None:
+        """Write everything into empty tables."""
+        _insert(
+            connection,
+            explore_cells,
+            (dict(zip((*_CELL, "adapters"), (*cell, n), strict=True)) for cell, n in self.cells.items()),
+        )
+        _insert(
+            connection,
+            facet_counts,
+            ({"field": f, "value": v[:255], "adapters": n} for (f, v), n in self.facets.items()),
+        )
+        pairs: dict[tuple[str, ...], tuple[int, set[str]]] = {}
+        for cell, count in self.cells.items():
+            total, models = pairs.get(cell[:3], (0, set()))
+            models.add(cell[3])
+            pairs[cell[:3]] = (total + count, models)
+        _insert(
+            connection,
+            explore_pairs,
+            (
+                dict(zip(_PAIR, pair, strict=True))
+                | {
+                    "task": self.names[pair][0],
+                    "subtask": self.names[pair][1],
+                    "adapters": total,
+                    "models": len(models),
+                }
+                for pair, (total, models) in pairs.items()
+            ),
+        )
+
+    def write_changes(self, connection: Connection) -> None:
+        """Add the differences to what the tables hold."""
+        cells = {cell: count for cell, count in self.cells.items() if count}
+        _add(
+            connection,
+            explore_cells,
+            _CELL,
+            [dict(zip(_CELL, cell, strict=True)) | {"adapters": count} for cell, count in sorted(cells.items())],
+        )
+        _add(
+            connection,
+            facet_counts,
+            ("field", "value"),
+            [{"field": f, "value": v[:255], "adapters": n} for (f, v), n in sorted(self.facets.items()) if n],
+        )
+        for pair in sorted({cell[:3] for cell in cells}):
+            _count_pair(connection, pair, self.names[pair])
+
+
+def row_facets(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The (field, value) pairs a listing is counted and found under."""
+    yield "kind", row["kind"]
+    if row["task_key"]:
+        yield "task", row["task_key"]
+    if row["subtask_key"]:
+        yield "subtask", row["subtask_key"]
+    yield "model", row["model_name"]
+    if row["family"]:
+        yield "family", row["family"]
+    yield "method", row["method"]
+    if row["using"]:
+        yield "using", row["using"]
+    for language in row["languages"].split():
+        yield "language", language
+    if row["license"]:
+        yield "license", row["license"]
+    yield "namespace", row["namespace_key"]
+
+
+def _rows(connection: Connection, ids: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The listing of each of these adapters that has a published version."""
+    owners = {
+        row.id: row
+        for row in connection.execute(
+            select(adapters, organisations.c.name.label("namespace"), organisations.c.key.label("namespace_key"))
+            .join(organisations, organisations.c.id == adapters.c.organisation_id)
+            .where(adapters.c.id.in_(ids), adapters.c.listed)
+        )
+    }
+    published: dict[int, list[Any]] = {}
+    for version in connection.execute(
+        select(
+            versions.c.adapter_id,
+            versions.c.version,
+            versions.c.digest,
+            versions.c.line,
+            versions.c.yanked,
+            versions.c.size,
+            versions.c.created_at,
+            versions.c.serial,
+            versions.c.config_id,
+        )
+        .where(versions.c.adapter_id.in_(owners), versions.c.state == "published")
+        .order_by(versions.c.serial)
+    ):
+        published.setdefault(version.adapter_id, []).append(version)
+    shown = {
+        adapter_id: shown_version(found, owners[adapter_id].default_version) for adapter_id, found in published.items()
+    }
+    details = _manifest_details(connection, [version.digest for version in shown.values() if version.digest])
+    for adapter_id, version in shown.items():
+        owner, line = owners[adapter_id], json.loads(version.line)
+        family, languages = details.get(version.digest, ("", ()))
+        yield _row(owner, version, line, family or line.get("family") or "", languages, len(published[adapter_id]))
+
+
+def shown_version(found: Sequence[Any], default: str | None) -> Any:
+    """Which of an adapter's versions (oldest first) stands for it: the default, else the newest not yanked, else the newest."""
+    for version in found:
+        if version.version == default:
+            return version
+    return next((version for version in reversed(found) if not version.yanked), found[-1])
+
+
+def _manifest_details(connection: Connection, digests: Sequence[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Model family and languages, by manifest digest."""
+    found = {}
+    for row in connection.execute(select(manifests.c.digest, manifests.c.body).where(manifests.c.digest.in_(digests))):
+        manifest = json.loads(row.body)
+        found[row.digest] = (
+            (manifest.get("base_model") or {}).get("family") or "",
+            tuple(manifest.get("languages") or ()),
+        )
+    return found
+
+
+def _row(
+    owner: Any, version: Any, line: Mapping[str, Any], family: str, languages: Iterable[str], count: int
+) -> dict[str, Any]:
+    config = line.get("config") or {}
+    kind = "language" if owner.type == "text_lang" else "task"
+    tags = tuple(languages) or ((owner.language,) if owner.language else ())
+    row: dict[str, Any] = {
+        "rank": rank_of(owner.downloads, owner.id),
+        "adapter_id": owner.id,
+        "organisation_id": owner.organisation_id,
+        "private": bool(owner.private),
+        "namespace": owner.namespace,
+        "namespace_key": owner.namespace_key,
+        "name": owner.name,
+        "name_key": owner.key,
+        "version": version.version,
+        "digest": version.digest,
+        "kind": kind,
+        "type": owner.type,
+        "task": owner.task,
+        "subtask": owner.subtask,
+        "task_key": owner.task_key,
+        "subtask_key": owner.subtask_key,
+        "model_name": owner.model_name,
+        "family": family,
+        "method": owner.method,
+        "using": owner.using,
+        "reduction_factor": _plain_number(config.get("reduction_factor")),
+        "non_linearity": str(config.get("non_linearity") or "")[:32],
+        "config_id": version.config_id,
+        "config": json.dumps(config, separators=(",", ":"), ensure_ascii=False),
+        "license": owner.license,
+        "languages": " ".join(tag.lower() for tag in tags if tag),
+        "description": " ".join(owner.description.split())[:400],
+        "size": version.size,
+        "hidden_size": line.get("hidden_size"),
+        "downloads": owner.downloads,
+        "versions": count,
+        "created_at": owner.created_at,
+        "updated_at": owner.updated_at,
+        "yanked": bool(version.yanked),
+        "status": line.get("status") or "available",
+        "sha1": next((file["sha1"] for file in line.get("files") or () if file.get("sha1")), None),
+    }
+    texts = (
+        owner.namespace, owner.name, f"{owner.task} {owner.subtask}", owner.model_name, row["using"] or "", owner.method, kind,
+        row["languages"], row["license"] or "", row["description"],
+    )  # fmt: skip
+    row["words"] = document_words(texts, row_facets(row))
+    if row["private"]:
+        row["words"] += f" {PRIVATE_WORD} {organisation_word(owner.organisation_id)}"
+    return row
+
+
+def _plain_number(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    return f"{value:g}"
+
+
+def _replace(connection: Connection, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> None:
+    """Replace a listing. The full-text index of SQLite keeps no content, so it is told the words to forget."""
+    fts = connection.dialect.name == "sqlite" and (
+        before is None or after is None or (before["rank"], before["words"]) != (after["rank"], after["words"])
+    )
+    if before is not None and fts:
+        connection.execute(_FORGET, {"rank": before["rank"], "words": before["words"]})
+    if before is None:
+        assert after is not None
+        connection.execute(insert(listings), after)
+    elif after is None:
+        connection.execute(delete(listings).where(listings.c.rank == before["rank"]))
+    else:
+        connection.execute(update(listings).where(listings.c.rank == before["rank"]).values(after))
+    if after is not None and fts:
+        connection.execute(_LEARN, {"rank": after["rank"], "words": after["words"]})
+
+
+_FORGET = text("INSERT INTO listings_text(listings_text, rowid, words) VALUES ('delete', :rank, :words)")
+_LEARN = text("INSERT INTO listings_text(rowid, words) VALUES (:rank, :words)")
+
+
+def _insert(connection: Connection, table: Any, rows: Iterable[dict[str, Any]]) -> None:
+    batch: list[dict[str, Any]] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == 5000:
+            connection.execute(insert(table), batch)
+            batch = []
+    if batch:
+        connection.execute(insert(table), batch)
+
+
+def _add(connection: Connection, table: Any, key: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    """Add `adapters` of each row to the row of the same key; rows that fall to zero are deleted."""
+    if not rows:
+        return
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    statement = dialect.insert(table)
+    statement = statement.on_conflict_do_update(
+        index_elements=list(key), set_={"adapters": table.c.adapters + statement.excluded.adapters}
+    )
+    connection.execute(statement, rows)
+    falling = [{f"k_{name}": row[name] for name in key} for row in rows if row["adapters"] < 0]
+    if falling:
+        connection.execute(
+            delete(table).where(table.c.adapters <= 0, *(table.c[name] == bindparam(f"k_{name}") for name in key)),
+            falling,
+        )
+
+
+def _count_pair(connection: Connection, pair: tuple[str, ...], names: tuple[str, str]) -> None:
+    """Count the adapters and models of one (kind, task, subtask) from its cells."""
+    here = [explore_cells.c[name] == value for name, value in zip(_PAIR, pair, strict=True)]
+    total, models = connection.execute(
+        select(
+            func.coalesce(func.sum(explore_cells.c.adapters), 0), func.count(explore_cells.c.model_name.distinct())
+        ).where(*here)
+    ).one()
+    connection.execute(
+        delete(explore_pairs).where(*(explore_pairs.c[n] == v for n, v in zip(_PAIR, pair, strict=True)))
+    )
+    if total:
+        row = dict(zip(_PAIR, pair, strict=True)) | {"task": names[0], "subtask": names[1]}
+        connection.execute(insert(explore_pairs), row | {"adapters": int(total), "models": int(models)})
