@@ -1,0 +1,11 @@
+"""Yank, default, deletion, review and the audit log over HTTP."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends
+
+from adapterhub.server.dependencies import Bearer
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1", tags=["moderation"], dependencies=[Depends(Bearer)])

@@ -1,0 +1,1 @@
+"""Running a hub: health, metrics, logs, backups, checks, static export."""

@@ -1,0 +1,297 @@
+"""Resumable uploads: a session, pieces at offsets, and a digest that must come out.
+
+Pieces go straight to the blob store, so that any replica can take the next one. The common case of one piece is hashed
+while it arrives and only renamed at the end.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterable
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select
+from sqlalchemy.exc import IntegrityError as UniqueViolation
+from starlette.concurrency import run_in_threadpool
+
+from adapterhub.server.accounts.viewer import Viewer
+from adapterhub.server.settings import Settings
+from adapterhub.server.storage import Storage
+from adapterhub.server.storage.blobs import DIGEST, Part
+from adapterhub.server.storage.tables import blob_owners, blobs, now, organisations, upload_parts, uploads
+from adapterhub.spec.errors import (
+    AdapterNotFoundError,
+    IntegrityError,
+    PublishError,
+    QuotaExceededError,
+    ValidationFailedError,
+)
+
+__all__ = ["OffsetError", "append", "begin_upload", "discard_upload", "finish", "offset_of", "sweep", "upload_whole"]
+
+
+class OffsetError(PublishError):
+    """A piece that does not start where the upload ends. `headers` carries the right offset."""
+
+    def __init__(self, expected: int) -> None:
+        super().__init__(
+            f"The upload continues at byte {expected}.",
+            hint="Ask with HEAD and send from there.",
+            details={"upload_offset": expected},
+        )
+        self.headers = {"Upload-Offset": str(expected)}
+
+
+def begin_upload(storage: Storage, settings: Settings, viewer: Viewer) -> dict[str, Any]:
+    """Open an upload session for the viewer's organisation."""
+    viewer.require("publish")
+    upload_id = secrets.token_hex(16)
+    expires = now(hours=settings.upload_hours)
+    with storage.database.write(durable=False) as connection:
+        connection.execute(
+            insert(uploads).values(
+                id=upload_id,
+                organisation_id=viewer.organisation_id,
+                token_id=viewer.token_id,
+                created_at=now(),
+                expires_at=expires,
+            )
+        )
+    return {"id": upload_id, "location": f"/v1/uploads/{upload_id}", "offset": 0, "expires_at": expires}
+
+
+def offset_of(storage: Storage, upload_id: str, viewer: Viewer) -> int:
+    """How many bytes of an upload have arrived."""
+    viewer.require("publish")
+    with storage.database.read() as connection:
+        _session(connection, upload_id, viewer)
+        return _offset(connection, upload_id)
+
+
+async def append(
+    storage: Storage, settings: Settings, upload_id: str, viewer: Viewer, offset: int, pieces: AsyncIterable[bytes]
+) -> int:
+    """Take bytes from `offset` on; returns the new offset. What arrived before a broken connection counts.
+
+    Raises:
+        OffsetError: `offset` is not where the upload ends, or another request is faster.
+        QuotaExceededError: more bytes than a file, or the organisation, may have.
+    """
+    expected, room = await run_in_threadpool(_prepare, storage, settings, upload_id, viewer)
+    if offset != expected:
+        raise OffsetError(expected)
+    part, failure = await storage.blobs.write_part(upload_id, offset, pieces, room)
+    if isinstance(failure, OverflowError) or not part.size:
+        await run_in_threadpool(storage.blobs.discard, [part.path])
+    else:
+        await run_in_threadpool(_note_part, storage, upload_id, part)
+    if isinstance(failure, OverflowError):
+        raise _too_large(offset + room)
+    if failure is not None:
+        raise failure
+    return offset + part.size
+
+
+def finish(storage: Storage, upload_id: str, viewer: Viewer, digest: str) -> dict[str, Any]:
+    """Close an upload whose bytes hash to `digest`.
+
+    Raises:
+        IntegrityError: they do not; the upload is gone and has to be sent again.
+    """
+    viewer.require("publish")
+    _check_digest(digest)
+    with storage.database.read() as connection:
+        session = _session(connection, upload_id, viewer)
+        rows = connection.execute(
+            select(upload_parts).where(upload_parts.c.upload_id == upload_id).order_by(upload_parts.c.start)
+        ).all()
+    parts = [Part(row.start, row.size, row.path, row.digest) for row in rows]
+    if not parts:
+        parts = [_empty_part(storage, upload_id)]
+    try:
+        found = storage.blobs.join(parts, digest)
+    except FileNotFoundError:
+        raise AdapterNotFoundError(f"The upload {upload_id} was finished or discarded meanwhile.") from None
+    size = sum(part.size for part in parts)
+    _forget(storage, upload_id, [part.path for part in parts])
+    if found != digest:
+        raise IntegrityError(
+            f"The {size} bytes uploaded have the digest {found}, not {digest}; the upload was discarded.",
+            hint="Send the file again.",
+            details={"reason": "DigestMismatch", "found": found, "expected": digest},
+        )
+    _keep(storage, digest, size, session.organisation_id)
+    return {"digest": digest, "size": size}
+
+
+async def upload_whole(
+    storage: Storage, settings: Settings, viewer: Viewer, digest: str, pieces: AsyncIterable[bytes]
+) -> dict[str, Any]:
+    """A whole file in one request."""
+    viewer.require("publish")
+    _check_digest(digest)
+    room = await run_in_threadpool(_room, storage, settings, viewer.organisation_id)
+    upload_id = secrets.token_hex(16)
+    part, failure = await storage.blobs.write_part(upload_id, 0, pieces, room)
+    if failure is not None or part.digest != digest:
+        await run_in_threadpool(storage.blobs.discard, [part.path])
+        if isinstance(failure, OverflowError):
+            raise _too_large(room)
+        if failure is not None:
+            raise failure
+        raise IntegrityError(
+            f"The {part.size} bytes sent have the digest {part.digest}, not {digest}; they were discarded.",
+            hint="Send the file again.",
+            details={"reason": "DigestMismatch", "found": part.digest, "expected": digest},
+        )
+
+    def settle() -> None:
+        storage.blobs.adopt(part.path, digest)
+        _keep(storage, digest, part.size, viewer.organisation_id)
+
+    await run_in_threadpool(settle)
+    return {"digest": digest, "size": part.size}
+
+
+def discard_upload(storage: Storage, upload_id: str, viewer: Viewer) -> None:
+    """Forget an upload and its bytes."""
+    viewer.require("publish")
+    with storage.database.read() as connection:
+        _session(connection, upload_id, viewer)
+        paths = list(
+            connection.execute(select(upload_parts.c.path).where(upload_parts.c.upload_id == upload_id)).scalars()
+        )
+    _forget(storage, upload_id, paths)
+
+
+def sweep(storage: Storage) -> int:
+    """Drop uploads that were left unfinished; returns how many. Run now and then, by any replica."""
+    with storage.database.read() as connection:
+        old = list(connection.execute(select(uploads.c.id).where(uploads.c.expires_at < now()).limit(1000)).scalars())
+        paths = {
+            upload_id: list(
+                connection.execute(select(upload_parts.c.path).where(upload_parts.c.upload_id == upload_id)).scalars()
+            )
+            for upload_id in old
+        }
+    for upload_id in old:
+        _forget(storage, upload_id, paths[upload_id])
+    return len(old)
+
+
+def _prepare(storage: Storage, settings: Settings, upload_id: str, viewer: Viewer) -> tuple[int, int]:
+    viewer.require("publish")
+    with storage.database.read() as connection:
+        session = _session(connection, upload_id, viewer)
+        offset = _offset(connection, upload_id)
+        room = _room_left(connection, settings, session.organisation_id)
+    if offset >= room:
+        raise _too_large(room)
+    return offset, room - offset
+
+
+def _room(storage: Storage, settings: Settings, organisation_id: int | None) -> int:
+    with storage.database.read() as connection:
+        return _room_left(connection, settings, organisation_id)
+
+
+def _room_left(connection: Connection, settings: Settings, organisation_id: int | None) -> int:
+    if organisation_id is None:
+        return settings.max_file_bytes
+    row = connection.execute(select(organisations).where(organisations.c.id == organisation_id)).one()
+    limit = row.max_bytes if row.max_bytes is not None else settings.organisation_bytes
+    left = limit - row.used_bytes
+    if left <= 0:
+        error = QuotaExceededError(
+            f"{row.name} has used its {limit} bytes.",
+            hint="Delete versions, or ask the operator for more.",
+            details={"limit": limit},
+        )
+        error.http_status = 413  # type: ignore[attr-defined]
+        raise error
+    return int(min(settings.max_file_bytes, left))
+
+
+def _too_large(limit: int) -> QuotaExceededError:
+    error = QuotaExceededError(
+        f"The file is larger than the {limit} bytes allowed.", hint="Nothing of it was kept.", details={"limit": limit}
+    )
+    error.http_status = 413  # type: ignore[attr-defined]
+    return error
+
+
+def _check_digest(digest: str) -> None:
+    if not DIGEST.fullmatch(digest):
+        raise ValidationFailedError(
+            f"{digest[:80]!r} is no digest.",
+            hint="Write sha256: and 64 lower-case hex digits.",
+            problems=[{"pointer": "/query/digest", "message": "no sha256 digest", "hint": "", "severity": "error"}],
+        )
+
+
+def _session(connection: Connection, upload_id: str, viewer: Viewer) -> Row[Any]:
+    row = connection.execute(select(uploads).where(uploads.c.id == upload_id, uploads.c.expires_at > now())).first()
+    if row is None or row.organisation_id != viewer.organisation_id:
+        raise AdapterNotFoundError(
+            f"There is no upload {upload_id[:64]!r}.", hint="It was finished, discarded, or is too old."
+        )
+    return row
+
+
+def _offset(connection: Connection, upload_id: str) -> int:
+    total = select(func.coalesce(func.sum(upload_parts.c.size), 0)).where(upload_parts.c.upload_id == upload_id)
+    return int(connection.execute(total).scalar_one())
+
+
+def _note_part(storage: Storage, upload_id: str, part: Part) -> None:
+    try:
+        with storage.database.write(durable=False) as connection:
+            expected = _offset(connection, upload_id)
+            if expected == part.start:
+                connection.execute(
+                    insert(upload_parts).values(
+                        upload_id=upload_id, start=part.start, size=part.size, path=part.path, digest=part.digest
+                    )
+                )
+                return
+    except UniqueViolation:
+        with storage.database.read() as connection:
+            expected = _offset(connection, upload_id)
+    storage.blobs.discard([part.path])
+    raise OffsetError(expected)
+
+
+def _empty_part(storage: Storage, upload_id: str) -> Part:
+    import hashlib
+
+    import obstore
+
+    path = f"uploads/{upload_id}/{'0' * 20}-empty"
+    obstore.put(storage.blobs.store, path, b"")
+    return Part(0, 0, path, f"sha256:{hashlib.sha256(b'').hexdigest()}")
+
+
+def _forget(storage: Storage, upload_id: str, paths: list[str]) -> None:
+    with storage.database.write(durable=False) as connection:
+        connection.execute(delete(upload_parts).where(upload_parts.c.upload_id == upload_id))
+        connection.execute(delete(uploads).where(uploads.c.id == upload_id))
+    storage.blobs.discard(paths)
+
+
+def _keep(storage: Storage, digest: str, size: int, organisation_id: int | None) -> None:
+    """Note a finished blob and who brought it."""
+    with storage.database.write(durable=False) as connection:
+        insert_missing(connection, blobs, {"digest": digest, "size": size, "created_at": now()})
+        if organisation_id is not None:
+            insert_missing(
+                connection, blob_owners, {"digest": digest, "organisation_id": organisation_id, "created_at": now()}
+            )
+
+
+def insert_missing(connection: Connection, table: Any, values: dict[str, Any]) -> bool:
+    """Insert a row unless its key is there already; whether it was inserted."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
+    return bool(connection.execute(statement).rowcount)

@@ -1,0 +1,89 @@
+"""Which tasks and subtasks a model has, and which of them a word finds: kept beside the adapters for index and resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, delete, false, func, insert, select, update
+
+from adapterhub.server.storage.tables import adapters, pair_words, pairs, versions
+from adapterhub.spec.index import model_bucket_of, segment_prefixes, word_bucket_of
+
+__all__ = ["PairProjection"]
+
+_KEY = (pairs.c.model_name, pairs.c.task, pairs.c.subtask, pairs.c.type)
+_SAME = (adapters.c.model_name, adapters.c.task, adapters.c.subtask, adapters.c.type)
+
+
+class PairProjection:
+    """Keeps `pairs` and `pair_words`, which hold what everybody may see."""
+
+    name = "pairs"
+
+    def apply(self, connection: Connection, adapter_ids: Sequence[int]) -> None:
+        """Look again at the (model, task, subtask, type) of these adapters."""
+        keys = {
+            (row.model_name, row.task, row.subtask, row.type)
+            for row in connection.execute(select(*_SAME).where(adapters.c.id.in_(adapter_ids)))
+        }
+        for key in keys:
+            self._look_again(connection, key)
+
+    def rebuild(self, connection: Connection) -> None:
+        """Compute all of it anew from adapters and versions."""
+        connection.execute(delete(pair_words))
+        connection.execute(delete(pairs))
+        query = (
+            select(*_SAME, func.min(versions.c.yanked.cast(_integer())).label("yanked"))
+            .join(versions, versions.c.adapter_id == adapters.c.id)
+            .where(versions.c.state == "published", adapters.c.private == false())
+            .group_by(*_SAME)
+        )
+        rows = [(tuple(row[:4]), not row.yanked) for row in connection.execute(query)]
+        for start in range(0, len(rows), 5000):
+            _insert_pairs(connection, rows[start : start + 5000])
+
+    def _look_again(self, connection: Connection, key: tuple[str, ...]) -> None:
+        published = (
+            select(versions.c.id)
+            .join(adapters, versions.c.adapter_id == adapters.c.id)
+            .where(
+                versions.c.state == "published",
+                adapters.c.private == false(),
+                *(column == value for column, value in zip(_SAME, key, strict=True)),
+            )
+            .limit(1)
+        )
+        here = [column == value for column, value in zip(_KEY, key, strict=True)]
+        known = connection.execute(select(pairs.c.live).where(*here)).first()
+        live = connection.execute(published.where(versions.c.yanked == false())).first() is not None
+        if live or connection.execute(published).first() is not None:
+            if known is None:
+                _insert_pairs(connection, [(key, live)])
+            elif known.live != live:
+                connection.execute(update(pairs).where(*here).values(live=live))
+        elif known is not None:
+            words = (pair_words.c.model_name, pair_words.c.task, pair_words.c.subtask, pair_words.c.type)
+            connection.execute(delete(pair_words).where(*(c == v for c, v in zip(words, key, strict=True))))
+            connection.execute(delete(pairs).where(*here))
+
+
+def _integer() -> Any:
+    from sqlalchemy import Integer
+
+    return Integer
+
+
+def _insert_pairs(connection: Connection, rows: Iterable[tuple[tuple[Any, ...], bool]]) -> None:
+    pair_rows, word_rows = [], []
+    for (model, task, subtask, kind), live in rows:
+        row = {"model_name": model, "task": task, "subtask": subtask, "type": kind}
+        pair_rows.append({**row, "live": live, "model_bucket": model_bucket_of(model)})
+        if task or subtask:
+            words = {*segment_prefixes(task), *segment_prefixes(subtask)}
+            word_rows += [{**row, "word": word, "bucket": word_bucket_of(model, word)} for word in sorted(words)]
+    if pair_rows:
+        connection.execute(insert(pairs), pair_rows)
+    if word_rows:
+        connection.execute(insert(pair_words), word_rows)

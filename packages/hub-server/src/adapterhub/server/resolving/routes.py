@@ -1,0 +1,267 @@
+"""Resolve, index, manifests, blobs and adapters over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
+
+from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
+from adapterhub.server.dependencies import Bearer, SettingsOf, StorageOf, ViewerOf
+from adapterhub.server.operations.metrics import BLOB_BYTES, RESOLVES
+from adapterhub.server.resolving.content import blob_size, manifest_bytes, parse_range
+from adapterhub.server.resolving.details import adapter_details, version_details
+from adapterhub.server.resolving.files import etag_of, index_file
+from adapterhub.server.resolving.service import resolve_reference
+from adapterhub.server.storage import Storage
+from adapterhub.server.storage.tables import hub
+from adapterhub.spec.errors import AdapterHubError, AdapterNotFoundError, InvalidConfigError
+from adapterhub.spec.validation.strict_json import JSONSyntaxError, read_json
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["resolving"], dependencies=[Depends(Bearer)])
+
+Result = TypeVar("Result")
+
+_SERIAL = select(hub.c.number).where(hub.c.key == "serial")
+_FOR_EVER = "public, max-age=31536000, immutable"
+_SHORT = "public, max-age=0, must-revalidate"
+_KEPT_ANSWERS = 8192
+Digest = Annotated[str, Path(pattern="^sha256:[0-9a-f]{64}$")]
+Namespace = Annotated[str, Path(max_length=64)]
+Name = Annotated[str, Path(max_length=128)]
+
+
+async def query(storage: Storage, work: Callable[[], Result]) -> Result:
+    """Run a short read: at once where the database is a local file, in a thread where it is a server."""
+    return work() if storage.database.is_sqlite else await run_in_threadpool(work)
+
+
+@router.get("/v1/resolve", summary="Which version a reference stands for")
+async def resolve(
+    request: Request,
+    storage: StorageOf,
+    viewer: ViewerOf,
+    ref: Annotated[str, Query(max_length=1024, description="`task/subtask@ns:version`, a word, or `@ns/name`")],
+    model: Annotated[str | None, Query(max_length=255, description="Base model; needed unless the reference is `@ns/name`")] = None,
+    config: Annotated[str | None, Query(max_length=16384, description="Preset name, config id, or config as JSON")] = None,
+    type: Annotated[str | None, Query(max_length=32)] = None,
+    version: Annotated[str | None, Query(max_length=128)] = None,
+) -> Response:
+    """The spec's resolution over everything the caller may see. Nothing ever falls back silently."""
+    answers: OrderedDict[Any, tuple[int, bytes]] = request.app.state.__dict__.setdefault("resolved", OrderedDict())
+    key = (ref, model, config, type, version)
+
+    def work() -> bytes:
+        with storage.database.read() as connection:
+            serial = int(connection.execute(_SERIAL).scalar_one())
+            kept = answers.get(key) if viewer is ANONYMOUS else None
+            if kept is not None and kept[0] == serial:
+                return kept[1]
+            found = resolve_reference(
+                connection, ref, viewer, model_name=model, config=_config(config), type=type, version=version
+            )
+            body = json.dumps(found.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
+            if viewer is ANONYMOUS:
+                answers[key] = (serial, body)
+                while len(answers) > _KEPT_ANSWERS:
+                    answers.popitem(last=False)
+            return body
+
+    try:
+        body = await query(storage, work)
+    except AdapterHubError as error:
+        upstream = getattr(request.app.state, "upstream", None)
+        if upstream is not None and isinstance(error, AdapterNotFoundError):
+            pulled = await upstream.resolve(request, viewer, ref, error)
+            if pulled is not None:
+                return pulled
+        RESOLVES.labels(error.code).inc()
+        raise
+    RESOLVES.labels("ok").inc()
+    return Response(body, media_type="application/json", headers=_cache_headers(viewer, _SHORT))
+
+
+@router.get(
+    "/index/{path:path}",
+    summary="A file of the sparse index",
+    response_class=Response,
+    responses={200: {"content": {"application/jsonl": {}, "application/json": {}}}, 304: {"description": "Not changed"}},
+)
+async def index(
+    request: Request,
+    storage: StorageOf,
+    settings: SettingsOf,
+    viewer: ViewerOf,
+    path: Annotated[str, Path(max_length=400)],
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """JSON lines, one per version; see the spec. 404 means: nothing there."""
+
+    def work() -> bytes | None:
+        with storage.database.read() as connection:
+            return index_file(connection, settings, path, viewer)
+
+    body = await query(storage, work)
+    if body is None:
+        upstream = getattr(request.app.state, "upstream", None)
+        pulled = await upstream.index(request, viewer, path) if upstream is not None else None
+        if pulled is not None:
+            return pulled
+        raise AdapterNotFoundError(f"There is no index file /index/{path[:200]}.")
+    headers = {"ETag": etag_of(body), **_cache_headers(viewer, _SHORT)}
+    if _matches(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    kind = "application/json" if path.endswith(".json") else "application/jsonl"
+    return Response(body, media_type=kind, headers=headers)
+
+
+@router.get("/v1/manifests/{digest}", summary="A manifest by its digest", response_class=Response)
+async def manifest(
+    request: Request,
+    storage: StorageOf,
+    viewer: ViewerOf,
+    digest: Digest,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """RFC 8785 bytes whose sha256 is the digest."""
+
+    def work() -> bytes:
+        with storage.database.read() as connection:
+            return manifest_bytes(connection, digest, viewer)
+
+    try:
+        body = await query(storage, work)
+    except AdapterNotFoundError:
+        upstream = getattr(request.app.state, "upstream", None)
+        pulled = await upstream.manifest(request, viewer, digest) if upstream is not None else None
+        if pulled is None:
+            raise
+        body = pulled
+    headers = {"ETag": f'"{digest}"', **_cache_headers(viewer, _FOR_EVER)}
+    if _matches(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+@router.head("/v1/blobs/{digest}", summary="Whether a blob is there, and its size", response_class=Response)
+async def blob_head(request: Request, storage: StorageOf, viewer: ViewerOf, digest: Digest) -> Response:
+    """The headers of GET."""
+    size = await _blob_size(request, storage, viewer, digest)
+    return Response(headers={**_blob_headers(viewer, digest), "Content-Length": str(size)})
+
+
+@router.get(
+    "/v1/blobs/{digest}",
+    summary="A blob by its digest",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
+        206: {"description": "The range asked for"},
+        304: {"description": "Not changed"},
+    },
+)
+async def blob(
+    request: Request,
+    storage: StorageOf,
+    viewer: ViewerOf,
+    digest: Digest,
+    range: Annotated[str | None, Header(max_length=200)] = None,
+    if_range: Annotated[str | None, Header(max_length=200)] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """The bytes; a single `Range` is honoured."""
+    size = await _blob_size(request, storage, viewer, digest)
+    headers = _blob_headers(viewer, digest)
+    if _matches(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    asked = parse_range(range, size) if if_range is None or if_range.strip() == headers["ETag"] else None
+    start, end = (asked.start, asked.end) if asked else (0, size)
+    headers["Content-Length"] = str(end - start)
+    if asked is not None:
+        headers["Content-Range"] = asked.header
+
+    async def body() -> AsyncIterator[bytes]:
+        if end > start:
+            async for piece in storage.blobs.stream(digest, start, end):
+                yield piece
+                BLOB_BYTES.labels("out").inc(len(piece))
+        downloads = getattr(request.app.state, "downloads", None)
+        if downloads is not None and end == size:
+            downloads.completed(request, viewer, digest)
+
+    return StreamingResponse(body(), 206 if asked else 200, headers, media_type="application/octet-stream")
+
+
+@router.get("/v1/adapters/@{namespace}/{name}", tags=["adapters"], summary="One adapter and its versions")
+def adapter(storage: StorageOf, viewer: ViewerOf, namespace: Namespace, name: Name) -> Response:
+    """Its texts, counts, and every version, deleted ones as tombstones."""
+    with storage.database.read() as connection:
+        found = adapter_details(connection, namespace, name, viewer)
+    return JSONResponse(found, headers=_cache_headers(viewer, _SHORT))
+
+
+@router.get("/v1/adapters/@{namespace}/{name}/versions/{version}", tags=["adapters"], summary="One version with its manifest")
+def adapter_version(storage: StorageOf, viewer: ViewerOf, namespace: Namespace, name: Name, version: Name) -> Response:
+    """The index entry, the manifest, the files."""
+    with storage.database.read() as connection:
+        found = version_details(connection, namespace, name, version, viewer)
+    return JSONResponse(found, headers=_cache_headers(viewer, _SHORT))
+
+
+async def _blob_size(request: Request, storage: Storage, viewer: Viewer, digest: str) -> int:
+    def work() -> int:
+        with storage.database.read() as connection:
+            return blob_size(connection, digest, viewer)
+
+    try:
+        return await query(storage, work)
+    except AdapterNotFoundError:
+        upstream = getattr(request.app.state, "upstream", None)
+        pulled = await upstream.blob(request, viewer, digest) if upstream is not None else None
+        if pulled is None:
+            raise
+        return int(pulled)
+
+
+def _blob_headers(viewer: Viewer, digest: str) -> dict[str, str]:
+    return {
+        "ETag": f'"{digest}"',
+        "Accept-Ranges": "bytes",
+        "Content-Type": "application/octet-stream",
+        "Content-Disposition": "attachment",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        **_cache_headers(viewer, _FOR_EVER),
+    }
+
+
+def _cache_headers(viewer: Viewer, public: str) -> dict[str, str]:
+    """What a token showed must not come out of a shared cache."""
+    if viewer.token_id is None:
+        return {"Cache-Control": public, "Vary": "Authorization"}
+    return {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
+
+
+def _matches(header: str | None, etag: str) -> bool:
+    if header is None:
+        return False
+    return header.strip() == "*" or etag in {part.strip().removeprefix("W/") for part in header.split(",")}
+
+
+def _config(text: str | None) -> Any:
+    """The `config` parameter: JSON if it looks like it, else a name."""
+    if text is None or not text.lstrip().startswith(("{", "[")):
+        return text or None
+    try:
+        return read_json(text.encode("utf-8", "surrogatepass"), max_bytes=65536)
+    except JSONSyntaxError as error:
+        raise InvalidConfigError(f"config is no JSON: {error.message}.") from None
+
+

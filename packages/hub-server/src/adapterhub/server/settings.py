@@ -1,0 +1,122 @@
+"""What an operator may set, read from arguments and from `ADAPTERHUB_SERVER_*`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["PREFIX", "Settings"]
+
+PREFIX = "ADAPTERHUB_SERVER_"
+
+MIB = 1024 * 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the server needs to know before it starts.
+
+    Args:
+        data: the hub's own folder: the SQLite file and the blobs, unless the two settings below say otherwise.
+        database_url: `sqlite:///…` or `postgresql+psycopg://…`; default: `hub.sqlite` in `data`.
+        blob_store: a folder or `s3://bucket/prefix`; default: `blobs` in `data`.
+        s3_endpoint: address of an S3-compatible service other than AWS.
+        s3_region: region of the bucket.
+        public_url: the address users see, for links; default: taken from each request.
+        name: the hub's name on pages and in `/index/config.json`.
+        max_file_bytes: largest single file of an adapter.
+        max_request_bytes: largest JSON body.
+        max_validate_bytes: largest body of `POST /v1/validate`.
+        organisation_bytes: bytes an organisation may store, unless it has a limit of its own.
+        organisation_versions_per_day: versions an organisation may publish in 24 hours.
+        upload_hours: how long an unfinished upload is kept.
+        delete_hours: how long after publishing a version may be deleted.
+        rate_per_minute: requests a minute for one anonymous address; 0 switches limits off.
+        rate_per_minute_token: requests a minute for one token.
+        trust_proxy: take the client's address from `X-Forwarded-For`, as set by the proxy in front.
+        private_webhooks: allow webhooks to private and loopback addresses, and plain http (for tests and closed networks).
+        upstream: address of a hub to pull from what this one does not have.
+        upstream_token: token for `upstream`.
+        log_level: `debug`, `info`, `warning` or `error`.
+        log_format: `json` or `text`.
+    """
+
+    data: Path = Path("hub-data")
+    database_url: str = ""
+    blob_store: str = ""
+    s3_endpoint: str = ""
+    s3_region: str = "us-east-1"
+    public_url: str = ""
+    name: str = "AdapterHub"
+    max_file_bytes: int = 5 * 1024 * MIB
+    max_request_bytes: int = 2 * MIB
+    max_validate_bytes: int = 512 * MIB
+    organisation_bytes: int = 100 * 1024 * MIB
+    organisation_versions_per_day: int = 10_000
+    upload_hours: float = 24.0
+    delete_hours: float = 72.0
+    rate_per_minute: int = 0
+    rate_per_minute_token: int = 0
+    trust_proxy: bool = False
+    private_webhooks: bool = False
+    upstream: str = ""
+    upstream_token: str = dataclasses.field(default="", repr=False)
+    log_level: str = "info"
+    log_format: str = "json"
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] | None = None, **given: Any) -> Settings:
+        """Settings from `given` (arguments; None means not given), else the environment, else the defaults.
+
+        Raises:
+            ValueError: a value that is not of its kind, naming the setting.
+        """
+        environment = os.environ if environment is None else environment
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            value = given.pop(field.name, None)
+            if value is None:
+                text = environment.get(PREFIX + field.name.upper())
+                if text is None:
+                    continue
+                value = _parse(field.name, str(field.type), text)
+            values[field.name] = Path(value) if field.name == "data" else value
+        if given:
+            raise TypeError(f"unknown settings: {', '.join(sorted(given))}")
+        return cls(**values)
+
+    def to_environment(self) -> dict[str, str]:
+        """The settings as environment variables, for worker processes; `read` gives the same settings back."""
+        found: dict[str, str] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            found[PREFIX + field.name.upper()] = str(int(value)) if isinstance(value, bool) else str(value)
+        return found
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy address of the database."""
+        return self.database_url or f"sqlite:///{self.data.resolve() / 'hub.sqlite'}"
+
+    @property
+    def blobs(self) -> str:
+        """A folder or an `s3://` address for blobs."""
+        return self.blob_store or str(self.data.resolve() / "blobs")
+
+
+def _parse(name: str, kind: str, text: str) -> Any:
+    try:
+        if kind == "int":
+            return int(text)
+        if kind == "float":
+            return float(text)
+        if kind == "bool":
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}[
+                text.lower()
+            ]
+    except (ValueError, KeyError):
+        raise ValueError(f"{PREFIX}{name.upper()}={text!r} is not {kind}.") from None
+    return text
