@@ -1,0 +1,214 @@
+"""What a plan runs at one site: a composition turned into operations over tensors, with every look-up done.
+
+An operation maps (value, beside) to a new value. At a sublayer these are h' from h and r; at a linear map they are its output
+and its input; at the embedding there is nothing beside. The first axis is the batch, the second the sequence. None stands for
+"nothing here": the value passes through unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from adapterhub.core.methods.bottleneck import Bottleneck
+from adapterhub.spec.composition import Average, BatchSplit, Composition, Fuse, Parallel, Split, Stack
+from adapterhub.spec.errors import InvalidConfigError
+
+if TYPE_CHECKING:
+    from adapterhub.core.plan import Rows
+    from adapterhub.core.sites import HookedSite
+
+__all__ = [
+    "AtEmbedding",
+    "AtSublayer",
+    "Chunks",
+    "Mean",
+    "Operation",
+    "Sequence_",
+    "build",
+]
+
+
+class Operation:
+    """Base of the operations.
+
+    `needs_residual`: whether `beside` is read. `replaces_norm`: whether, in some rows, the model's norm(h' + r) is to be
+    replaced by h'; `replaced(rows)` tells in which (None: all; else a bool tensor [rows, 1, 1]).
+    """
+
+    needs_residual: bool = False
+    replaces_norm: bool = False
+
+    def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def replaced(self, rows: int) -> Tensor | None:
+        return None
+
+
+class AtSublayer(Operation):
+    """One bottleneck at a sublayer."""
+
+    def __init__(self, module: nn.Module, norm: nn.Module | None) -> None:
+        assert isinstance(module, Bottleneck)
+        self.module, self.norm = module, norm
+        self.replaces_norm = not module.norm_last
+        self.needs_residual = module.needs_residual or (self.replaces_norm and norm is None)
+
+    def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
+        return self.module.forward(value, beside, self.norm)
+
+
+class AtEmbedding(Operation):
+    """One invertible adapter on the embedded text."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
+        return self.module.forward(value)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        """The value of which this operation gives `value`."""
+        found: Tensor = self.module.inverse(value)  # type: ignore[operator]
+        return found
+
+
+class Sequence_(Operation):
+    """One after the other: each sees the value the one before gave."""
+
+    def __init__(self, parts: Sequence[Operation]) -> None:
+        self.parts = list(parts)
+        self.needs_residual = any(part.needs_residual for part in parts)
+        self.replaces_norm = parts[-1].replaces_norm
+
+    def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
+        for part in self.parts:
+            value = part(value, beside)
+        return value
+
+    def replaced(self, rows: int) -> Tensor | None:
+        return self.parts[-1].replaced(rows)
+
+
+class Mean(Operation):
+    """Weighted sum of what the children make of the same value; weights are already normalised."""
+
+    def __init__(self, parts: Sequence[Operation | None], weights: Sequence[float]) -> None:
+        self.parts, self.weights = list(parts), list(weights)
+        present = [part for part in parts if part is not None]
+        self.needs_residual = any(part.needs_residual for part in present)
+        self.replaces_norm = present[-1].replaces_norm
+
+    def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
+        total: Any = 0
+        for part, weight in zip(self.parts, self.weights, strict=True):
+            total = total + weight * (value if part is None else part(value, beside))
+        found: Tensor = total
+        return found
+
+
+class Chunks(Operation):
+    """The batch (axis 0) or the sequence (axis 1) cut into consecutive parts, each with its own operation.
+
+    Args:
+        parts: one operation a chunk; None passes through.
+        sizes: length of each chunk; None for equal ones.
+        expand: whether a batch k times as long makes every chunk k times as long.
+    """
+
+    def __init__(
+        self, parts: Sequence[Operation | None], sizes: Sequence[int] | None, axis: int, *, expand: bool = False
+    ) -> None:
+        self.parts, self.axis, self.expand = list(parts), axis, expand
+        self.given = None if sizes is None else list(sizes)
+        present = [part for part in parts if part is not None]
+        self.needs_residual = any(part.needs_residual for part in present)
+        self.replaces_norm = any(part.replaces_norm for part in present)
+
+    def sizes(self, length: int) -> list[int]:
+        """The length of each chunk of a batch or sequence of this length."""
+        if self.given is None:
+            size, rest = divmod(length, len(self.parts))
+            if rest:
+                raise InvalidConfigError(f"A batch of {length} rows cannot be cut into {len(self.parts)} equal parts.")
+            return [size] * len(self.parts)
+        total = sum(self.given)
+        if total == length:
+            return self.given
+        if self.expand and total and length % total == 0:
+            return [size * (length // total) for size in self.given]
+        what = "batch_sizes" if self.axis == 0 else "splits"
+        raise InvalidConfigError(
+            f"{what}={self.given} add up to {total}, but the {'batch' if self.axis == 0 else 'sequence'} has {length}.",
+            hint=f"Set the composition anew with {what} that fit the input.",
+        )
+
+    def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
+        sizes = self.sizes(value.shape[self.axis])
+        values = value.split(sizes, self.axis)
+        besides: Sequence[Tensor | None] = [None] * len(sizes) if beside is None else beside.split(sizes, self.axis)
+        done = [
+            one if part is None or one.shape[self.axis] == 0 else part(one, other)
+            for part, one, other in zip(self.parts, values, besides, strict=True)
+        ]
+        return torch.cat(done, self.axis)
+
+    def replaced(self, rows: int) -> Tensor | None:
+        if self.axis == 1:
+            return self.parts[0].replaced(rows) if self.parts[0] is not None else None
+        masks = []
+        for part, size in zip(self.parts, self.sizes(rows), strict=True):
+            mask = part.replaced(size) if part is not None and part.replaces_norm else None
+            flag = part is not None and part.replaces_norm
+            masks.append(torch.full((size, 1, 1), flag, dtype=torch.bool) if mask is None else mask)
+        return torch.cat(masks)
+
+
+def build(setup: Composition | Rows | str | None, site: HookedSite, *, expand: bool = False) -> Operation | None:
+    """The operation of a composition at a site, or None where none of its adapters has a module."""
+    from adapterhub.core.plan import Rows
+
+    if setup is None:
+        return None
+    if isinstance(setup, str):
+        module = site.find(setup)
+        return None if module is None else site.leaf(module)
+    if isinstance(setup, Rows):
+        return site.rows(setup, expand=expand)
+    if isinstance(setup, Fuse):
+        return site.fuse(setup)
+    parts = [build(child, site, expand=expand) for child in setup.children]
+    present = [part for part in parts if part is not None]
+    if not present:
+        return None
+    if isinstance(setup, Stack):
+        return present[0] if len(present) == 1 else Sequence_(present)
+    if isinstance(setup, Average):
+        return Mean(parts, setup.shares())
+    if isinstance(setup, Split):
+        return Chunks(parts, setup.splits, 1)
+    if isinstance(setup, BatchSplit):
+        return Chunks(parts, setup.batch_sizes, 0, expand=expand)
+    assert isinstance(setup, Parallel)
+    return Chunks(parts, None, 0)
+
+
+def rows_one_by_one(rows: Rows, site: HookedSite, *, expand: bool) -> Operation | None:
+    """A different adapter in every row, runs of the same one together."""
+    runs: list[tuple[str | None, int]] = []
+    for name in rows.names:
+        if runs and runs[-1][0] == name:
+            runs[-1] = (name, runs[-1][1] + 1)
+        else:
+            runs.append((name, 1))
+    parts = [build(name, site) for name, _ in runs]
+    if all(part is None for part in parts):
+        return None
+    return Chunks(parts, [count for _, count in runs], 0, expand=expand)
+
+
+__all__ += ["rows_one_by_one"]

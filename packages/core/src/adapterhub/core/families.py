@@ -1,0 +1,240 @@
+"""Which sites a model has: a family file of the spec laid over the model's modules, or structural discovery."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from adapterhub.spec.errors import UnsupportedModelError
+from adapterhub.spec.family import ModelFamily, SublayerSpec, TowerSpec, families_of, load_family
+
+__all__ = ["EmbeddingPlace", "LayerPlace", "Layout", "SublayerPlace", "lay_out", "legacy_hosts"]
+
+
+@dataclass(frozen=True, slots=True)
+class SublayerPlace:
+    """One sublayer of one layer, with absolute paths from the bare transformer.
+
+    `key` is the first part of neutral tensor keys; `switch` the config field that puts a bottleneck here; `host` the path
+    under which `adapters` 1.x keeps the weights, or None.
+    """
+
+    key: str
+    kind: str
+    layer: LayerPlace
+    output: str
+    residual: str
+    argument: int
+    keyword: str
+    norm: str | None
+    switch: str
+    joint: bool
+    host: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlace:
+    """One layer: `index` counts over all towers (configs speak of it), `position` within its tower (keys speak of it)."""
+
+    key: str
+    tower: str
+    index: int
+    position: int
+    path: str
+    legacy_path: str
+    width: int
+    linears: dict[str, str] = field(default_factory=dict)
+    legacy_linears: dict[str, str] = field(default_factory=dict)
+    attention: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingPlace:
+    """The module whose output is the embedded text; `width` is its size."""
+
+    key: str
+    path: str
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """All places of a model, in the order of the layers."""
+
+    family: str
+    sublayers: tuple[SublayerPlace, ...]
+    layers: tuple[LayerPlace, ...]
+    embedding: EmbeddingPlace | None
+
+
+def lay_out(model: nn.Module, family: ModelFamily | str | None = None) -> tuple[nn.Module, Layout]:
+    """The bare transformer inside `model` and its places.
+
+    Args:
+        model: a transformers model, with or without head.
+        family: a family, its name, or None to look it up by `config.model_type`.
+
+    Raises:
+        UnsupportedModelError: no family fits; the message says what was looked for.
+    """
+    config = getattr(model, "config", None)
+    model_type = str(getattr(config, "model_type", type(model).__name__))
+    if isinstance(family, str):
+        family = load_family(family)
+    candidates = [family] if family else [known for known in families_of(model_type) if _holds(known, config)]
+    missing: list[str] = []
+    for candidate in candidates:
+        for base in bare_candidates(model):
+            try:
+                return base, _over(base, candidate, config)
+            except _MissingError as error:
+                missing.append(f"{candidate.family}: {error}")
+    told = f" Tried {'; '.join(dict.fromkeys(missing))}." if missing else ""
+    raise UnsupportedModelError(
+        f"No family file fits the model type {model_type!r} ({type(model).__name__}).{told}",
+        hint="Write one (spec/families has examples) and pass it: init(model, family=ModelFamily.from_file(path)).",
+        details={"model_type": model_type},
+    )
+
+
+def bare_candidates(model: nn.Module) -> Iterator[nn.Module]:
+    """Modules that may be the bare transformer: what the model itself calls its base, then its inner modules."""
+    seen: set[int] = set()
+    base = getattr(model, "base_model", None)
+    waiting = [base, model] if isinstance(base, nn.Module) else [model]
+    for _ in range(3):
+        inner: list[nn.Module] = []
+        for module in waiting:
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield module
+                inner.extend(module.children())
+        waiting = inner
+
+
+def legacy_hosts(layout: Layout) -> dict[str, str]:
+    """Module paths of `adapters` 1.x checkpoints (without base model prefix) to neutral keys.
+
+    `encoder.layer.3.output` → `encoder.3.ffn` for sublayers, `encoder.layer.3.attention.self.query` → `encoder.3.q` for
+    linear maps, `encoder.layer.3` → `encoder.3` for layers.
+    """
+    hosts = {place.host: place.key for place in layout.sublayers if place.host is not None}
+    for layer in layout.layers:
+        hosts.setdefault(layer.legacy_path, layer.key)
+        for role, path in layer.linears.items():
+            hosts.setdefault(f"{layer.legacy_path}.{layer.legacy_linears.get(role, path)}", f"{layer.key}.{role}")
+    return hosts
+
+
+class _MissingError(LookupError):
+    """A module the family names is not there."""
+
+
+def _holds(family: ModelFamily, config: Any) -> bool:
+    return all(_attribute(config, name) == value for name, value in family.when.items())
+
+
+def _over(base: nn.Module, family: ModelFamily, config: Any) -> Layout:
+    modules = dict(base.named_modules(remove_duplicate=False))
+    config = getattr(base, "config", config)
+    layers: list[LayerPlace] = []
+    sublayers: list[SublayerPlace] = []
+    for tower in family.towers:
+        paths = _layer_paths(modules, tower)
+        width = _width(config, (tower.width,))
+        start = len(layers) if tower.first_index is None else tower.first_index
+        for position, path in enumerate(paths):
+            layer = _layer(modules, tower, path, start + position, position, width)
+            layers.append(layer)
+            sublayers.extend(_sublayers(modules, tower, layer))
+    if not sublayers:
+        raise _MissingError("no layer has a sublayer")
+    return Layout(family.family, tuple(sublayers), tuple(layers), _embedding(modules, family, config))
+
+
+def _layer_paths(modules: dict[str, nn.Module], tower: TowerSpec) -> list[str]:
+    for pattern in tower.layers:
+        lists = [
+            path for path in modules if fnmatch.fnmatchcase(path, pattern) and pattern.count(".") == path.count(".")
+        ]
+        paths = [f"{path}.{name}" for path in lists for name, child in modules[path].named_children() if name.isdigit()]
+        if paths:
+            return paths
+    raise _MissingError(f"there is no list of layers at {' or '.join(tower.layers)}")
+
+
+def _layer(
+    modules: dict[str, nn.Module], tower: TowerSpec, path: str, index: int, position: int, width: int
+) -> LayerPlace:
+    legacy = path
+    if tower.legacy_layers is not None:
+        legacy = f"{tower.legacy_layers}.{path.rsplit('.', 1)[1]}"
+    return LayerPlace(
+        key=f"{tower.name}.{position}",
+        tower=tower.name,
+        index=index,
+        position=position,
+        path=path,
+        legacy_path=legacy,
+        width=width,
+        linears={role: name for role, name in tower.linears.items() if f"{path}.{name}" in modules},
+        legacy_linears=tower.legacy_linears,
+        attention={kind: name for kind, name in tower.attention.items() if f"{path}.{name}" in modules},
+    )
+
+
+def _sublayers(modules: dict[str, nn.Module], tower: TowerSpec, layer: LayerPlace) -> Iterator[SublayerPlace]:
+    for kind, spec in tower.sublayers.items():
+        absent = [name for name in _names(spec) if name and f"{layer.path}.{name}" not in modules]
+        if absent and kind in tower.optional:
+            continue
+        if absent:
+            raise _MissingError(f"layer {layer.path} has no {', '.join(absent)}")
+        yield SublayerPlace(
+            key=f"{layer.key}.{kind}",
+            kind=kind,
+            layer=layer,
+            output=_join(layer.path, spec.output),
+            residual=_join(layer.path, spec.residual.module),
+            argument=spec.residual.argument,
+            keyword=spec.residual.keyword,
+            norm=None if spec.norm is None else _join(layer.path, spec.norm),
+            switch=spec.switch(kind),
+            joint=spec.joint,
+            host=None if spec.host is None else _join(layer.legacy_path, spec.host),
+        )
+
+
+def _names(spec: SublayerSpec) -> list[str]:
+    return [spec.output, spec.residual.module, *([spec.norm] if spec.norm else [])]
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if name else path
+
+
+def _embedding(modules: dict[str, nn.Module], family: ModelFamily, config: Any) -> EmbeddingPlace | None:
+    spec = family.embedding
+    if spec is None:
+        return None
+    if spec.module not in modules:
+        raise _MissingError(f"there is no embedding at {spec.module}")
+    return EmbeddingPlace(f"{spec.tower}.embedding", spec.module, _width(config, spec.width))
+
+
+def _width(config: Any, names: tuple[str, ...]) -> int:
+    for name in names:
+        value = _attribute(config, name)
+        if isinstance(value, int):
+            return value
+    raise _MissingError(f"the config has no {' or '.join(names)}")
+
+
+def _attribute(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part, None)
+    return config

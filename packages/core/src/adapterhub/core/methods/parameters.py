@@ -1,0 +1,164 @@
+"""Where the parameters of a new module come from: drawn afresh, taken from a checkpoint, or only described."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from adapterhub.spec.errors import CheckpointError
+
+__all__ = [
+    "Draw",
+    "Fresh",
+    "Given",
+    "Shapes",
+    "Source",
+    "kaiming_uniform",
+    "normal",
+    "ones",
+    "truncated_normal",
+    "uniform",
+    "xavier_normal",
+    "xavier_uniform",
+    "zeros",
+]
+
+#: Fills a tensor in place with numbers from a generator.
+Draw = Callable[[Tensor, torch.Generator], object]
+
+
+class Source(Protocol):
+    """Gives the parameters of one module by leaf name. `within` gives those of an inner module."""
+
+    def __call__(self, leaf: str, shape: tuple[int, ...], draw: Draw) -> nn.Parameter: ...
+
+    def within(self, prefix: str) -> Source: ...
+
+
+class Fresh:
+    """New parameters, drawn on the CPU (so that every device gets the same) by a generator of their own.
+
+    Args:
+        generator: the source of randomness; the global one is never touched.
+        device: where the parameters go.
+        dtype: their type.
+    """
+
+    def __init__(self, generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> None:
+        self.generator, self.device, self.dtype = generator, device, dtype
+
+    def __call__(self, leaf: str, shape: tuple[int, ...], draw: Draw) -> nn.Parameter:
+        if self.device.type == "meta":
+            return nn.Parameter(torch.empty(shape, device="meta", dtype=self.dtype))
+        value = torch.empty(shape, dtype=torch.float32)
+        draw(value, self.generator)
+        return nn.Parameter(value.to(self.device, self.dtype))
+
+    def within(self, prefix: str) -> Fresh:
+        return self
+
+
+class Given:
+    """Parameters of a checkpoint, assigned as they are (moved to the device, and cast if a type is asked for).
+
+    Args:
+        tensors: by neutral key. Used keys are added to `used`.
+        prefix: of the keys of this module, with the dot.
+        device, dtype: where they go; `dtype=None` keeps the checkpoint's.
+        otherwise: where parameters come from that the checkpoint lacks; `missing` lists their keys.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        prefix: str,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        otherwise: Source,
+        used: set[str],
+        missing: list[str],
+    ) -> None:
+        self.tensors, self.prefix, self.device, self.dtype = tensors, prefix, device, dtype
+        self.otherwise, self.used, self.missing = otherwise, used, missing
+
+    def __call__(self, leaf: str, shape: tuple[int, ...], draw: Draw) -> nn.Parameter:
+        key = self.prefix + leaf
+        value = self.tensors.get(key)
+        if value is None:
+            self.missing.append(key)
+            return self.otherwise(leaf, shape, draw)
+        if tuple(value.shape) != shape:
+            raise CheckpointError(
+                f"The checkpoint's {key} has the shape {tuple(value.shape)}, but this model needs {shape}.",
+                hint="The adapter was made for another model or another config.",
+            )
+        self.used.add(key)
+        if value.device != self.device or (self.dtype is not None and value.dtype != self.dtype):
+            value = value.to(self.device, self.dtype or value.dtype)
+        return nn.Parameter(value, requires_grad=value.is_floating_point())
+
+    def within(self, prefix: str) -> Given:
+        return Given(
+            self.tensors,
+            self.prefix + prefix,
+            self.device,
+            self.dtype,
+            self.otherwise.within(prefix),
+            self.used,
+            self.missing,
+        )
+
+
+class Shapes:
+    """No numbers, only shapes: parameters on the meta device."""
+
+    def __call__(self, leaf: str, shape: tuple[int, ...], draw: Draw) -> nn.Parameter:
+        return nn.Parameter(torch.empty(shape, device="meta"))
+
+    def within(self, prefix: str) -> Shapes:
+        return self
+
+
+def zeros(value: Tensor, generator: torch.Generator) -> None:
+    """All 0."""
+    value.zero_()
+
+
+def ones(value: Tensor, generator: torch.Generator) -> None:
+    """All 1."""
+    value.fill_(1)
+
+
+def normal(std: float) -> Draw:
+    """N(0, std²)."""
+    return lambda value, generator: value.normal_(0, std, generator=generator)
+
+
+def uniform(bound: float) -> Draw:
+    """U(-bound, bound)."""
+    return lambda value, generator: value.uniform_(-bound, bound, generator=generator)
+
+
+def truncated_normal(std: float, bound: float) -> Draw:
+    """N(0, std²) cut off at ±bound."""
+    return lambda value, generator: nn.init.trunc_normal_(value, 0, std, -bound, bound, generator=generator)
+
+
+def kaiming_uniform(value: Tensor, generator: torch.Generator) -> None:
+    """U(±sqrt(1 / fan_in)): He et al. (2015) with a = √5, as torch initialises linear maps."""
+    value.uniform_(-1, 1, generator=generator).mul_(1 / math.sqrt(value.shape[1]))
+
+
+def xavier_normal(value: Tensor, generator: torch.Generator) -> None:
+    """N(0, 2 / (fan_in + fan_out)) for each matrix of a stack [n, in, out] (Glorot & Bengio, 2010)."""
+    value.normal_(0, math.sqrt(2 / (value.shape[-1] + value.shape[-2])), generator=generator)
+
+
+def xavier_uniform(value: Tensor, generator: torch.Generator) -> None:
+    """U(±sqrt(6 / (fan_in + fan_out))) for each matrix of a stack [n, in, out]."""
+    bound = math.sqrt(6 / (value.shape[-1] + value.shape[-2]))
+    value.uniform_(-bound, bound, generator=generator)

@@ -1,0 +1,427 @@
+"""`init`, `detach`, and the methods a model with adapters has. Each is a few lines over the rooms below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from adapterhub.core.checking import check_identity
+from adapterhub.core.families import lay_out
+from adapterhub.core.freezing import freeze_base, train_only
+from adapterhub.core.overrides import Override, current_override, swap_override
+from adapterhub.core.plan import Plan, Rows
+from adapterhub.core.pool import Pool, pool_of
+from adapterhub.core.subclass import is_generated, rebuild, stock_class, subclass_of
+from adapterhub.spec.composition import Composition, Fuse, parse_composition
+from adapterhub.spec.config import AdapterConfig
+from adapterhub.spec.errors import AdapterHubError, AdapterNotFoundError, InvalidConfigError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from adapterhub.spec.family import ModelFamily
+
+__all__ = ["AdapterModelMixin", "detach", "init"]
+
+
+def init(model: nn.Module, *, family: ModelFamily | str | None = None, verify: bool = True) -> nn.Module:
+    """Give a transformers model the methods of `AdapterModelMixin`. No weight, key or output changes by a bit.
+
+    Args:
+        model: a model of transformers, with or without head. It is changed in place; calling twice does no harm.
+        family: where its sublayers are: a `ModelFamily`, the name of one, or None to look it up by the model's type.
+        verify: whether one small forward checks that norm(h + r), or h + r, is exactly the next tensor at every site.
+
+    Returns:
+        the same object.
+
+    Raises:
+        UnsupportedModelError: the family is unknown, or what it says does not hold for this model.
+    """
+    if is_generated(model):
+        return model
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise UnsupportedModelError(
+            f"Adapters need a model of transformers, not {type(model).__name__}.",
+            hint="Load one with AutoModel….from_pretrained.",
+        )
+    base, layout = lay_out(model, family)
+    if verify:
+        check_identity(model, base, layout)
+    model.__dict__["_adapterhub_pool"] = Pool(model, base, layout)
+    model.__class__ = subclass_of(type(model), AdapterModelMixin)
+    return model
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Take everything away that `init` and the methods brought: adapters, hooks, class. Frozen parameters are thawed.
+
+    Returns:
+        the same object, with its own class and its own keys, bit for bit.
+    """
+    pool = pool_of(model)
+    pool.activate(None)
+    for site in pool.sites:
+        site.clear()
+    if pool.frozen:
+        for name, parameter in model.named_parameters():
+            if parameter.is_floating_point():
+                parameter.requires_grad_(pool.trained_before.get(name, True))
+    del model.__dict__["_adapterhub_pool"]
+    model.__class__ = stock_class(model)
+    return model
+
+
+class AdapterModelMixin:
+    """Methods of a model that went through `init`."""
+
+    _adapterhub_pool: Pool
+
+    # ---- adapters -----------------------------------------------------------------------------------------------------
+
+    def add_adapter(
+        self,
+        adapter_name: str,
+        adapter_type: Any = None,
+        config: Any = None,
+        *,
+        overwrite_ok: bool = False,
+        set_active: bool = False,
+        dtype: torch.dtype | None = None,
+        **overrides: Any,
+    ) -> None:
+        """Add a new adapter.
+
+        Args:
+            adapter_name: its name on this model.
+            adapter_type: kind of adapter (`AdapterType.text_task`), kept with it. A config may also stand here.
+            config: preset name (also with overrides: "pfeiffer[reduction_factor=12]"), config, dict or JSON file; by
+                default "pfeiffer".
+            overwrite_ok: replace an adapter of this name.
+            set_active: activate it.
+            dtype: of its parameters; by default the model's.
+            overrides: fields of the config to change.
+
+        Raises:
+            InvalidConfigError: unknown preset or field, or a name that is taken.
+        """
+        kind, config = _type_and_config(adapter_type, config)
+        if overrides:
+            from adapterhub.spec.config import parse_config
+
+            config = parse_config(config, **overrides)
+        pool_of(self).add(adapter_name, config, type=kind, overwrite=overwrite_ok, dtype=dtype)  # type: ignore[arg-type]
+        if set_active:
+            self.set_active_adapters(adapter_name)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove an adapter, its fusions and the flexible head of its name."""
+        self._pool.delete(adapter_name)
+        heads = getattr(self, "heads", None)
+        if isinstance(heads, nn.ModuleDict) and adapter_name in heads and hasattr(self, "delete_head"):
+            self.delete_head(adapter_name)
+
+    def has_adapters(self) -> bool:
+        """Whether there is at least one adapter."""
+        return bool(self._pool.adapters)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of all adapters."""
+        return tuple(self._pool.adapters)
+
+    @property
+    def adapter_fusions(self) -> tuple[str, ...]:
+        """The names of all fusions."""
+        return tuple(self._pool.fusions)
+
+    def adapter_config(self, adapter_name: str) -> AdapterConfig:
+        """The config of an adapter."""
+        return self._pool.get(adapter_name).config
+
+    def get_adapter(self, name: str) -> dict[str, nn.Parameter]:
+        """The parameters of an adapter by neutral key (`encoder.3.ffn.down.weight`): the parameters, not copies."""
+        return self._pool.get(name).tensors()
+
+    def adapter_summary(self, as_dict: bool = False) -> Any:
+        """A table of the adapters: name, method, parameters, share of the model, active, trains."""
+        from adapterhub.core.summary import summary
+
+        return summary(self._pool, as_dict=as_dict)
+
+    # ---- activation ---------------------------------------------------------------------------------------------------
+
+    @property
+    def active_adapters(self) -> Composition | None:
+        """What runs by default: a composition, or None. Assign a name, a composition, a list (a Stack) or None."""
+        override = current_override()
+        setup = self._pool.plan.setup if override is None else override.plan_for(self._pool).setup
+        return setup if isinstance(setup, Composition) else None
+
+    @active_adapters.setter
+    def active_adapters(self, setup: Any) -> None:
+        self.set_active_adapters(setup)
+
+    def set_active_adapters(self, adapter_setup: Any, skip_layers: Iterable[int] | None = None) -> None:
+        """Make a setup run by default, for all threads.
+
+        Args:
+            adapter_setup: a name, a composition, a list (a Stack), or None for the bare model.
+            skip_layers: indices of layers whose adapters do not run (AdapterDrop, Rücklé et al., 2021).
+
+        Raises:
+            AdapterNotFoundError: an adapter or fusion that is not there.
+            InvalidConfigError: a nesting that makes no sense.
+        """
+        self._pool.activate(parse_composition(adapter_setup), skip_layers or ())
+        follow = getattr(self, "_follow_active_head", None)
+        if follow is not None:
+            follow(self._pool.plan.setup)
+
+    # ---- training -----------------------------------------------------------------------------------------------------
+
+    def train_adapter(self, adapter_setup: Any, train_embeddings: bool = False, train_head: bool = True) -> None:
+        """Freeze the transformer, let these adapters and the head train, and activate them.
+
+        Args:
+            adapter_setup: a name, a list of names, or a composition.
+            train_embeddings: let the input embeddings train as well.
+            train_head: let the head train; the output embedding of a language model never does.
+        """
+        setup = parse_composition(adapter_setup)
+        if setup is None:
+            raise InvalidConfigError("Name the adapters to train.")
+        self.set_active_adapters(setup)
+        self._pool.remember_trained()
+        train_only(self._pool, setup, fusions=False, train_head=train_head)
+        if train_embeddings:
+            self.get_input_embeddings().requires_grad_(True)  # type: ignore[attr-defined]
+        self.train()  # type: ignore[attr-defined]
+
+    def train_adapters(self, adapter_setup: Any, train_embeddings: bool = False) -> None:
+        """The name the paper uses for `train_adapter`."""
+        self.train_adapter(adapter_setup, train_embeddings)
+
+    def train_adapter_fusion(
+        self, adapter_setup: Any, unfreeze_adapters: bool = False, train_head: bool = True
+    ) -> None:
+        """Freeze transformer and adapters, let the fusion and the head train, and activate the setup.
+
+        Args:
+            adapter_setup: a Fuse block, a composition with one, or a list of names to fuse.
+            unfreeze_adapters: let the fused adapters train as well.
+            train_head: let the head train.
+        """
+        setup = _fuse_block(adapter_setup)
+        self.set_active_adapters(setup)
+        self._pool.remember_trained()
+        train_only(self._pool, setup, adapters=unfreeze_adapters, train_head=train_head)
+        self.train()  # type: ignore[attr-defined]
+
+    def freeze_model(self, freeze: bool = True) -> None:
+        """Freeze the transformer, or let it train; adapters and heads stay as they are."""
+        self._pool.remember_trained()
+        freeze_base(self._pool, freeze=freeze)
+
+    # ---- fusion -------------------------------------------------------------------------------------------------------
+
+    def add_adapter_fusion(
+        self,
+        adapter_names: Any,
+        config: Any = None,
+        *,
+        name: str | None = None,
+        overwrite_ok: bool = False,
+        set_active: bool = False,
+    ) -> None:
+        """Add attention over adapters (Pfeiffer et al., 2021).
+
+        Args:
+            adapter_names: a list of names, names joined by commas, or a Fuse block.
+            config: "dynamic" (default), "static", a dict or a FusionConfig.
+            name: tells several fusions over the same adapters apart; use `Fuse(…, name=…)` to run it.
+            overwrite_ok: replace a fusion of this name.
+            set_active: activate it.
+        """
+        block = _fuse_block(adapter_names)
+        assert isinstance(block, Fuse)
+        fusion = self._pool.add_fusion(block, config, name=name, overwrite=overwrite_ok)
+        if set_active:
+            self.set_active_adapters(block if name is None else Fuse(*fusion.adapters, name=fusion.name))
+
+    def delete_adapter_fusion(self, adapter_names: Any) -> None:
+        """Remove a fusion, by its name, its adapters, or a Fuse block."""
+        if isinstance(adapter_names, str) and adapter_names in self._pool.fusions:
+            self._pool.delete_fusion(adapter_names)
+        else:
+            block = _fuse_block(adapter_names)
+            assert isinstance(block, Fuse)
+            self._pool.delete_fusion(self._pool.fusion_of(block).name)
+
+    # ---- saving and loading (see `formats`) ---------------------------------------------------------------------------
+
+    def save_adapter(self, save_directory: Any, adapter_name: str, **options: Any) -> None:
+        """Write an adapter, and its head, as a folder. `format`: "native" (default), "adapters" or "peft"; `dtype`: of the file."""
+        from adapterhub.core import formats
+
+        formats.save_adapter(self, save_directory, adapter_name, **options)
+
+    def load_adapter(self, adapter_name_or_path: Any, **options: Any) -> str:
+        """Read an adapter from a folder, a hub reference, or with `source="hf"` the Hugging Face hub; returns its name."""
+        from adapterhub.core import formats
+
+        name: str = formats.load_adapter(self, adapter_name_or_path, **options)
+        return name
+
+    def save_all_adapters(self, save_directory: Any, **options: Any) -> None:
+        """Write every adapter to a sub-folder of its name."""
+        from adapterhub.core import formats
+
+        formats.save_all_adapters(self, save_directory, **options)
+
+    def save_adapter_fusion(self, save_directory: Any, adapter_names: Any, **options: Any) -> None:
+        """Write a fusion as a folder."""
+        from adapterhub.core import formats
+
+        formats.save_adapter_fusion(self, save_directory, adapter_names, **options)
+
+    def load_adapter_fusion(self, adapter_fusion_name_or_path: Any, **options: Any) -> str:
+        """Read a fusion from a folder; its adapters have to be there. Returns its name."""
+        from adapterhub.core import formats
+
+        name: str = formats.load_adapter_fusion(self, adapter_fusion_name_or_path, **options)
+        return name
+
+    def save_adapter_setup(self, save_directory: Any, adapter_setup: Any, **options: Any) -> None:
+        """Write a composition with all its adapters, fusions and heads."""
+        from adapterhub.core import formats
+
+        formats.save_adapter_setup(self, save_directory, adapter_setup, **options)
+
+    def load_adapter_setup(self, adapter_setup_name_or_path: Any, **options: Any) -> Any:
+        """Read what `save_adapter_setup` wrote; returns the composition."""
+        from adapterhub.core import formats
+
+        return formats.load_adapter_setup(self, adapter_setup_name_or_path, **options)
+
+    def push_adapter(self, adapter_name: str, reference: str, **options: Any) -> Any:
+        """Publish an adapter under a reference; needs adapterhub-client."""
+        from adapterhub.core import resolvers
+
+        return resolvers.push_adapter(self, adapter_name, reference, **options)
+
+    # ---- merging (see `merging`) --------------------------------------------------------------------------------------
+
+    def average_adapter(self, adapter_name: str, adapter_list: Any, weights: Any = None, **options: Any) -> None:
+        """Add an adapter made from others: linear, ties, dare or svd."""
+        from adapterhub.core import merging
+
+        merging.average_adapter(self, adapter_name, adapter_list, weights, **options)
+
+    def merge_adapter(self, adapter_name: str, **options: Any) -> None:
+        """Fold an adapter that allows it (LoRA, IA3) into the weights of the model."""
+        from adapterhub.core import merging
+
+        merging.merge_adapter(self, adapter_name, **options)
+
+    def unmerge_adapter(self, adapter_name: str | None = None) -> None:
+        """Take a merged adapter out of the weights again."""
+        from adapterhub.core import merging
+
+        merging.unmerge_adapter(self, adapter_name)
+
+    # ---- running ------------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, adapter_names: Sequence[str | None] | None = None, **kwargs: Any) -> Any:
+        """The model's forward. `adapter_names`: one adapter for each row of the batch, None for the bare model."""
+        pool = self._adapterhub_pool
+        if adapter_names is not None:
+            previous = swap_override(override := Override(Rows(adapter_names)))
+            try:
+                override.plan_for(pool)
+                return self.__call__(*args, **kwargs)
+            finally:
+                swap_override(previous)
+                override.release()
+        override = current_override()  # type: ignore[assignment]
+        plan = pool.plan if override is None else override.plan_for(pool)
+        if plan.copies > 1 and not (override is not None and override.expand):
+            args, kwargs = _repeated(plan, args, kwargs)
+        return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+    def generate(self, *args: Any, adapter_names: Sequence[str | None] | None = None, **kwargs: Any) -> Any:
+        """The model's `generate`. `adapter_names`: one adapter for each row, None for the bare model."""
+        pool = self._adapterhub_pool
+        setup = Rows(adapter_names) if adapter_names is not None else self._plan.setup
+        if setup is None:
+            return super().generate(*args, **kwargs)  # type: ignore[misc]
+        previous = swap_override(override := Override(setup, expand=True))
+        try:
+            plan = override.plan_for(pool)
+            if plan.copies > 1:
+                args, kwargs = _repeated(plan, args, kwargs)
+            return super().generate(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            swap_override(previous)
+            override.release()
+
+    # ---- copies, pickles ----------------------------------------------------------------------------------------------
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        cls = type(self)
+        if "_adapterhub_stock" not in cls.__dict__:
+            return super().__reduce_ex__(protocol)
+        return rebuild, (cls._adapterhub_stock, cls._adapterhub_mixin), self.__dict__  # type: ignore[attr-defined]
+
+    @property
+    def _pool(self) -> Pool:
+        return pool_of(self)  # type: ignore[arg-type]
+
+    @property
+    def _plan(self) -> Plan:
+        override = current_override()
+        return self._pool.plan if override is None else override.plan_for(self._pool)
+
+
+def _type_and_config(adapter_type: Any, config: Any) -> tuple[str | None, Any]:
+    """The type as text, and the config; a config given in the type's place counts as one."""
+    if adapter_type is not None and config is None and not _is_type(adapter_type):
+        adapter_type, config = None, adapter_type
+    kind = None if adapter_type is None else str(getattr(adapter_type, "value", adapter_type))
+    return kind, "pfeiffer" if config is None else config
+
+
+def _is_type(value: Any) -> bool:
+    return hasattr(value, "value") or (isinstance(value, str) and value.startswith(("text_", "image_", "speech_")))
+
+
+def _fuse_block(given: Any) -> Composition:
+    if isinstance(given, Composition):
+        return given
+    if isinstance(given, str):
+        given = given.split(",")
+    if isinstance(given, Mapping):
+        found = parse_composition(given)
+        assert found is not None
+        return found
+    return Fuse(*given)
+
+
+def _repeated(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs with the batch once for each child of a Parallel, in their order."""
+    rows = next((v.shape[0] for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.dim() > 0), None)
+    if rows is None:
+        raise AdapterHubError("A Parallel setup needs at least one tensor among the inputs.")
+
+    def repeat(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == rows:
+            return value.repeat(plan.copies, *[1] * (value.dim() - 1))
+        if isinstance(value, tuple | list) and value and all(isinstance(item, Tensor) for item in value):
+            return type(value)(repeat(item) for item in value)
+        return value
+
+    return tuple(repeat(value) for value in args), {name: repeat(value) for name, value in kwargs.items()}
+
+
+__all__ += ["AdapterNotFoundError"]

@@ -1,0 +1,105 @@
+"""What this thread, or this asynchronous task, runs instead of a model's own active adapters."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from adapterhub.spec.composition import Composition, parse_composition
+from adapterhub.spec.errors import AdapterNotFoundError
+
+if TYPE_CHECKING:
+    from adapterhub.core.plan import Plan, Rows
+    from adapterhub.core.pool import Pool
+
+__all__ = ["AdapterSetup", "Override", "current_override", "swap_override"]
+
+
+class Override:
+    """A setup in place of the active one, compiled once for each model that meets it.
+
+    Args:
+        setup: a composition, one adapter for each row, or None for the bare model.
+        expand: whether a batch that is a multiple of the rows planned for repeats each row (beams, several sequences).
+    """
+
+    def __init__(self, setup: Composition | Rows | None, *, expand: bool = False, strict: bool = True) -> None:
+        self.setup, self.expand, self.strict = setup, expand, strict
+        self._plans: dict[int, tuple[Pool, Plan]] = {}
+
+    def plan_for(self, pool: Pool) -> Plan:
+        """The compiled plan for this model; hooks its sites on first use."""
+        found = self._plans.get(id(pool))
+        if found is not None:
+            return found[1]
+        if self.setup is not None and not self.strict and not pool.knows(self.setup):
+            plan = pool.plan
+        else:
+            plan = pool.compile(self.setup, expand=self.expand)
+        pool.hold(plan)
+        self._plans[id(pool)] = (pool, plan)
+        return plan
+
+    def release(self) -> None:
+        """Unhook what only this override used."""
+        for pool, plan in self._plans.values():
+            pool.release(plan)
+        self._plans.clear()
+
+
+_current: ContextVar[Override | None] = ContextVar("adapterhub_override", default=None)
+#: under torch.compile, where context variables are opaque: one traced forward at a time
+_traced: list[Override | None] = [None]
+
+
+def current_override() -> Override | None:
+    """The override in force here, or None."""
+    return _traced[0] if torch.compiler.is_compiling() else _current.get()
+
+
+def swap_override(override: Override | None) -> Override | None:
+    """Put `override` in force and return the one it replaces."""
+    if torch.compiler.is_compiling():
+        previous = _traced[0]
+        _traced[0] = override
+        return previous
+    previous = _current.get()
+    _current.set(override)
+    _traced[0] = override
+    return previous
+
+
+class AdapterSetup:
+    """`with AdapterSetup(Stack("en", "sst-2")): …` runs this setup in this thread only, on every model that has its adapters.
+
+    Args:
+        setup: a name, a composition, a list (a Stack), or None for the bare model.
+
+    Raises:
+        AdapterNotFoundError: on entering, when no model has all the adapters named.
+    """
+
+    def __init__(self, setup: Any) -> None:
+        self.setup = parse_composition(setup)
+        self._entered: list[tuple[Override, Override | None]] = []
+
+    def __enter__(self) -> AdapterSetup:
+        from adapterhub.core.pool import live_pools
+
+        override = Override(self.setup, strict=False)
+        fitting = [pool for pool in live_pools() if self.setup is None or pool.knows(self.setup)]
+        if not fitting and self.setup is not None:
+            raise AdapterNotFoundError(
+                f"No model has all adapters of {self.setup!r}.", hint="Add or load them before entering the setup."
+            )
+        for pool in fitting:
+            override.plan_for(pool)
+        self._entered.append((override, swap_override(override)))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        override, previous = self._entered.pop()
+        swap_override(previous)
+        override.release()

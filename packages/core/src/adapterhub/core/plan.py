@@ -1,0 +1,101 @@
+"""The plan: the active composition turned, once, into what each site does. Forward only runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.core.blocks import Operation, build
+from adapterhub.core.sites import HookedSite
+from adapterhub.spec.composition import Composition, Fuse, Parallel
+
+if TYPE_CHECKING:
+    from adapterhub.core.pool import Pool
+
+__all__ = ["Plan", "Rows", "compile_plan", "names_in"]
+
+_BARE = frozenset({None, "__base__"})
+
+
+class Rows:
+    """One adapter for each row of the batch; None (or "__base__") for the bare model."""
+
+    __slots__ = ("names",)
+
+    def __init__(self, names: Sequence[str | None]) -> None:
+        self.names = tuple(None if name in _BARE else name for name in names)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rows) and self.names == other.names
+
+    def __hash__(self) -> int:
+        return hash(self.names)
+
+    def __repr__(self) -> str:
+        return f"Rows({list(self.names)!r})"
+
+
+class Plan:
+    """What each site does: `operations[site.index]` or None.
+
+    Args:
+        setup: what was compiled.
+        operations: one entry a site of the pool.
+        sites: the sites with an operation.
+        copies: how often the batch is repeated before the model runs (Parallel), else 1.
+        leaves_out: indices of layers skipped (AdapterDrop, Rücklé et al., 2021).
+    """
+
+    __slots__ = ("copies", "leaves_out", "operations", "setup", "sites")
+
+    def __init__(
+        self,
+        setup: Composition | Rows | None,
+        operations: list[Operation | None],
+        sites: list[HookedSite],
+        copies: int = 1,
+        leaves_out: frozenset[int] = frozenset(),
+    ) -> None:
+        self.setup, self.operations, self.sites = setup, operations, sites
+        self.copies, self.leaves_out = copies, leaves_out
+
+
+def compile_plan(
+    pool: Pool, setup: Composition | Rows | None, *, skip_layers: frozenset[int] = frozenset(), expand: bool = False
+) -> Plan:
+    """The plan of a setup on the model of `pool`. Names are taken as known."""
+    operations: list[Operation | None] = [None] * len(pool.sites)
+    used: list[HookedSite] = []
+    if setup is not None:
+        for site in pool.sites_of(names_in(setup)):
+            if isinstance(site, HookedSite) and site.layer not in skip_layers:
+                operation = build(setup, site, expand=expand)
+                if operation is not None:
+                    operations[site.index] = operation
+                    used.append(site)
+    return Plan(setup, operations, used, _copies(setup), skip_layers)
+
+
+def names_in(setup: Composition | Rows | None) -> list[str]:
+    """Every adapter of a setup, each once."""
+    if setup is None:
+        return []
+    if isinstance(setup, Rows):
+        return list(dict.fromkeys(name for name in setup.names if name is not None))
+    return setup.names()
+
+
+def fusions_in(setup: Composition | Rows | None) -> list[Fuse]:
+    """Every fusion of a setup."""
+    if not isinstance(setup, Composition):
+        return []
+    return [block for block in setup.walk() if isinstance(block, Fuse)]
+
+
+def _copies(setup: Any) -> int:
+    if not isinstance(setup, Composition):
+        return 1
+    return next((len(block.children) for block in setup.walk() if isinstance(block, Parallel)), 1)
+
+
+__all__ += ["fusions_in"]

@@ -1,0 +1,477 @@
+"""The pool: which adapters and fusions a model holds, their configs, and their tensors by neutral key.
+
+What checkpoint formats, heads and trainers may rely on:
+
+    pool = pool_of(model)                      # AdapterHubError if `init` never ran on the model
+    pool.layout.family, pool.base_model        # "bert", the bare transformer inside a model with a head
+    pool.sites                                 # every hook point, in order; site.key is the first part of neutral keys
+    pool.adapters["sst-2"] -> Adapter          # .name .config .type .modules {site key: nn.Module} .tensors()
+    pool.fusions["a,b"] -> Fusion              # .name .adapters ("a", "b") .config .modules .tensors()
+    adapter.tensors()                          # {neutral key: nn.Parameter}, e.g. "encoder.3.ffn.down.weight"
+    pool.shapes(config)                        # {neutral key: shape}: what such an adapter has here; nothing is allocated
+    pool.add(name, config, tensors=…) -> Adapter          # tensors are assigned to their slots, never initialised first
+    pool.add_fusion(names, config, tensors=…) -> Fusion
+    pool.delete(name), pool.delete_fusion(name), pool.fusion_of(Fuse block) -> Fusion
+    legacy_hosts(pool.layout)                  # {module path in adapters 1.x: neutral key of the slot}, see `families`
+
+Neutral keys are `<tower>.<layer>.<site>.<leaf>`, `<tower>.embedding.<leaf>` or `shared.<leaf>`. For bottlenecks:
+
+    encoder.3.{attention,cross_attention,ffn}.  down.weight [r, d]  down.bias [r]  up.weight [d, r]  up.bias [d]
+        norm_before.{weight,bias} [d]  norm_after.{weight,bias} [d]  gate.weight [1, d]  gate.bias [1]  scaling [1] or [d]
+    with PHM instead {down,up}.  left [n, in/n, rank]  right [n, rank, out/n]  (or weight [n, in/n, out/n])  bias [out]
+        rule [n, n, n]  (or rule_left [n, n, 1], rule_right [n, 1, n])
+    shared.  rule [n, n, n]  (or rule_left, rule_right)   with shared_W_phm also {down,up}.{left,right,weight}
+    encoder.embedding.   NICE: {f,g}.{down,up}.{weight,bias}    GLOW: {s1,s2}.{down,up}.{weight,bias}
+    fusions: encoder.3.ffn.   query.{weight [d, d],bias [d]}  key.{weight,bias}  value.weight [d, d]  temperature []
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from adapterhub.core.families import Layout
+from adapterhub.core.methods import place
+from adapterhub.core.methods.parameters import Fresh, Given, Shapes, Source
+from adapterhub.core.plan import Plan, Rows, compile_plan, fusions_in, names_in
+from adapterhub.core.sites import EmbeddingSite, HookedSite, SharedSite, Site, SublayerSite
+from adapterhub.spec.composition import Composition, Fuse
+from adapterhub.spec.config import AdapterConfig, parse_config
+from adapterhub.spec.errors import AdapterHubError, AdapterNotFoundError, CheckpointError, InvalidConfigError
+
+if TYPE_CHECKING:
+    from adapterhub.spec.fusion import FusionConfig
+
+__all__ = ["Adapter", "Fusion", "Pool", "live_pools", "pool_of"]
+
+_ATTRIBUTE = "_adapterhub_pool"
+_live: weakref.WeakSet[Pool] = weakref.WeakSet()
+_lock = threading.RLock()
+
+
+@dataclass(slots=True)
+class _Held:
+    """Modules of one name, by the key of their site."""
+
+    name: str
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, nn.Parameter]:
+        """Every parameter by neutral key. The parameters themselves, not copies."""
+        return {f"{key}.{leaf}": p for key, module in self.modules.items() for leaf, p in module.named_parameters()}
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Every parameter."""
+        for module in self.modules.values():
+            yield from module.parameters()
+
+    def count(self) -> int:
+        """Number of scalars."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+@dataclass(slots=True)
+class Adapter(_Held):
+    """One adapter on a model.
+
+    Attributes:
+        name: what it is called here.
+        config: what it is.
+        type: "text_task", "text_lang" or whatever the user said; None if nothing.
+        modules: the module at each site it has one, by site key.
+        missing, unexpected: neutral keys a checkpoint lacked, or had too many, when it was loaded without `strict`.
+    """
+
+    config: AdapterConfig = None  # type: ignore[assignment]
+    type: str | None = None
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Fusion(_Held):
+    """One fusion layer set: attention over the named adapters at every site where one of them is."""
+
+    adapters: tuple[str, ...] = ()
+    config: FusionConfig = None  # type: ignore[assignment]
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+
+class Pool:
+    """State of one model with adapters.
+
+    Args:
+        model: what the user called `init` on.
+        base_model: the bare transformer in it.
+        layout: its places.
+    """
+
+    def __init__(self, model: nn.Module, base_model: nn.Module, layout: Layout) -> None:
+        self.model, self.base_model, self.layout = model, base_model, layout
+        self.adapters: dict[str, Adapter] = {}
+        self.fusions: dict[str, Fusion] = {}
+        self.frozen = False
+        self.trained_before: dict[str, bool] = {}
+        self.sites: list[Site] = []
+        self._make_sites()
+        self.by_key: dict[str, Site] = {site.key: site for site in self.sites}
+        self._plans: dict[Any, Plan] = {}
+        self.plan = Plan(None, [None] * len(self.sites), [])
+        _live.add(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _live.add(self)
+
+    def _make_sites(self) -> None:
+        modules = dict(self.base_model.named_modules(remove_duplicate=False))
+        self.shared_site = SharedSite(self, 0, "shared", self.base_model, "shared")
+        self.sites.append(self.shared_site)
+        self.embedding_site: EmbeddingSite | None = None
+        if self.layout.embedding is not None:
+            self.embedding_site = EmbeddingSite(self, len(self.sites), self.layout.embedding, modules)
+            self.sites.append(self.embedding_site)
+        for spot in self.layout.sublayers:
+            self.sites.append(SublayerSite(self, len(self.sites), spot, modules))
+
+    # ---- adapters -----------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        name: str,
+        config: Any,
+        *,
+        type: str | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+        strict: bool = True,
+        overwrite: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> Adapter:
+        """Put a new adapter on the model; nothing becomes active.
+
+        Args:
+            name: any text but the empty one.
+            config: whatever `parse_config` takes.
+            type: kind of adapter, kept as it is.
+            tensors: by neutral key, assigned as they are; without them the adapter is initialised as its config says.
+            strict: whether missing or left-over tensors are an error; else they are listed in the result and the missing
+                ones initialised.
+            overwrite: whether an adapter of this name is replaced; else it is an error.
+            dtype: of the parameters; by default the model's, or with `tensors` theirs.
+
+        Raises:
+            InvalidConfigError: a name that is taken or empty, a config that fits no place of this model.
+            CheckpointError: tensors that do not fit. The model is left as it was.
+        """
+        config = parse_config(config)
+        if not isinstance(name, str) or not name:
+            raise InvalidConfigError("An adapter needs a name, a text that is not empty.")
+        if name in self.adapters and not overwrite:
+            raise InvalidConfigError(
+                f"The model already has an adapter {name!r}.", hint="Pass overwrite_ok=True, or delete it first."
+            )
+        adapter = Adapter(name, config=config, type=type)
+        placed = self._build(adapter, lambda source: list(place(config, self, source)), config, tensors, strict, dtype)
+        if not placed:
+            raise InvalidConfigError(
+                f"The config of {name!r} puts nothing anywhere in this {self.layout.family} model."
+            )
+        with _lock:
+            if name in self.adapters:
+                self._drop(self.adapters[name], "adapter")
+            for site, module in placed:
+                site.put(name, module)
+                adapter.modules[site.key] = module
+                if self.frozen:
+                    module.requires_grad_(False)
+            self.adapters[name] = adapter
+            self._changed({name})
+        return adapter
+
+    def _build(
+        self,
+        held: Adapter | Fusion,
+        make: Callable[[Callable[[Site], Source]], list[tuple[Site, nn.Module]]],
+        config: Any,
+        tensors: Mapping[str, Tensor] | None,
+        strict: bool,
+        dtype: torch.dtype | None,
+    ) -> list[tuple[Site, nn.Module]]:
+        fresh = _fresh_sources(getattr(config, "init_weights_seed", None), dtype)
+        if tensors is None:
+            return make(fresh)
+        used: set[str] = set()
+
+        def given(site: Site) -> Source:
+            return Given(tensors, f"{site.key}.", site.home()[0], dtype, fresh(site), used, held.missing)
+
+        placed = make(given)
+        held.unexpected.extend(sorted(set(tensors) - used))
+        if strict and (held.missing or held.unexpected):
+            raise CheckpointError(
+                f"The checkpoint does not fit {held.name!r}: {_told('missing', held.missing)}"
+                f"{' and ' if held.missing and held.unexpected else ''}{_told('unexpected', held.unexpected)}.",
+                hint="Pass strict=False to initialise what is missing and leave out the rest.",
+                details={"missing": held.missing, "unexpected": held.unexpected},
+            )
+        return placed
+
+    def shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor an adapter of this config has on this model, by neutral key; nothing is allocated."""
+        placed = place(parse_config(config), self, lambda site: Shapes())
+        return {
+            f"{site.key}.{leaf}": tuple(parameter.shape)
+            for site, module in placed
+            for leaf, parameter in module.named_parameters()
+        }
+
+    def delete(self, name: str) -> None:
+        """Take an adapter away. Fusions over it go too; if it was active, nothing is active afterwards."""
+        with _lock:
+            adapter = self.get(name)
+            for fusion in [fusion for fusion in self.fusions.values() if name in fusion.adapters]:
+                self.delete_fusion(fusion.name)
+            if name in names_in(self.plan.setup):
+                self.activate(None)
+            self._drop(adapter, "adapter")
+            del self.adapters[name]
+            self._changed({name}, gone=True)
+
+    def get(self, name: str) -> Adapter:
+        """The adapter of this name.
+
+        Raises:
+            AdapterNotFoundError: with close names.
+        """
+        found = self.adapters.get(name)
+        if found is None:
+            raise AdapterNotFoundError(
+                _unknown("adapter", name, self.adapters), suggestions=_close(name, self.adapters)
+            )
+        return found
+
+    # ---- fusions ------------------------------------------------------------------------------------------------------
+
+    def add_fusion(
+        self,
+        adapters: Sequence[str] | Fuse,
+        config: Any = None,
+        *,
+        name: str | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+        strict: bool = True,
+        overwrite: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> Fusion:
+        """Put a fusion of these adapters on the model; nothing becomes active. Arguments as in `add`.
+
+        Args:
+            adapters: the adapters attended over, or a `Fuse` block.
+            config: a preset name ("dynamic", "static"), dict or FusionConfig; None is dynamic.
+            name: to tell several fusions over the same adapters apart; by default the names joined by commas.
+        """
+        from adapterhub.core.methods.fusion import place_fusion
+        from adapterhub.spec.fusion import parse_fusion
+
+        if isinstance(adapters, Fuse):
+            name = name or adapters.name
+            adapters = adapters.fused_names()
+        names = tuple(adapters)
+        for adapter in names:
+            self.get(adapter)
+        name = name or ",".join(names)
+        if name in self.fusions and not overwrite:
+            raise InvalidConfigError(
+                f"The model already has a fusion {name!r}.", hint="Pass overwrite_ok=True, or another name."
+            )
+        config = parse_fusion(config)
+        fusion = Fusion(name, adapters=names, config=config)
+        placed = self._build(
+            fusion, lambda source: list(place_fusion(names, config, self, source)), config, tensors, strict, dtype
+        )
+        if not placed:
+            raise InvalidConfigError(f"None of {', '.join(names)} has a bottleneck anywhere: there is nothing to fuse.")
+        with _lock:
+            if name in self.fusions:
+                self._drop(self.fusions[name], "fusion")
+            for site, module in placed:
+                site.put(name, module, "fusion")
+                fusion.modules[site.key] = module
+                if self.frozen:
+                    module.requires_grad_(False)
+            self.fusions[name] = fusion
+            self._changed(set(names))
+        return fusion
+
+    def delete_fusion(self, name: str) -> None:
+        """Take a fusion away; if it was active, nothing is active afterwards."""
+        with _lock:
+            if name not in self.fusions:
+                raise AdapterNotFoundError(_unknown("fusion", name, self.fusions))
+            if any(self.fusion_of(block).name == name for block in fusions_in(self.plan.setup)):
+                self.activate(None)
+            fusion = self.fusions.pop(name)
+            self._drop(fusion, "fusion")
+            self._changed(set(fusion.adapters), gone=True)
+
+    def fusion_of(self, block: Fuse) -> Fusion:
+        """The fusion a block means: by its name, else by its adapters.
+
+        Raises:
+            AdapterNotFoundError: there is none.
+        """
+        names = tuple(block.fused_names())
+        found = self.fusions.get(block.name or ",".join(names))
+        if found is None and block.name is None:
+            found = next((fusion for fusion in self.fusions.values() if fusion.adapters == names), None)
+        if found is None or found.adapters != names:
+            raise AdapterNotFoundError(
+                f"There is no fusion of {', '.join(names)} on this model.",
+                hint=f"Add it first: model.add_adapter_fusion([{', '.join(map(repr, names))}]).",
+                suggestions=list(self.fusions),
+            )
+        return found
+
+    # ---- plans --------------------------------------------------------------------------------------------------------
+
+    def activate(self, setup: Composition | None, skip_layers: Iterable[int] = ()) -> None:
+        """Make this the setup that runs by default."""
+        plan = self.compile(setup, skip_layers=frozenset(skip_layers))
+        with _lock:
+            previous = self.plan
+            self.hold(plan)
+            self.plan = plan
+            self.release(previous)
+
+    def compile(
+        self, setup: Composition | Rows | None, *, skip_layers: frozenset[int] = frozenset(), expand: bool = False
+    ) -> Plan:
+        """The plan of a setup; plans are kept until adapters are added or deleted.
+
+        Raises:
+            AdapterNotFoundError: an adapter or fusion of the setup is not on the model.
+        """
+        key = (setup, skip_layers, expand)
+        found = self._plans.get(key)
+        if found is None:
+            for name in names_in(setup):
+                self.get(name)
+            for block in fusions_in(setup):
+                self.fusion_of(block)
+            found = compile_plan(self, setup, skip_layers=skip_layers, expand=expand)
+            if len(self._plans) >= 256:
+                self._plans.clear()
+            self._plans[key] = found
+        return found
+
+    def knows(self, setup: Composition | Rows) -> bool:
+        """Whether every adapter of the setup is on this model."""
+        return all(name in self.adapters for name in names_in(setup))
+
+    def sites_of(self, names: Iterable[str]) -> list[Site]:
+        """The sites where at least one of these adapters has a module, in order."""
+        keys = {key: None for name in names for key in self.adapters[name].modules}
+        return sorted((self.by_key[key] for key in keys), key=lambda site: site.index)
+
+    def hold(self, plan: Plan) -> None:
+        """Count one more user of the plan; sites used for the first time get their hooks."""
+        with _lock:
+            for site in plan.sites:
+                site.users += 1
+                if site.users == 1:
+                    site.install()
+
+    def release(self, plan: Plan) -> None:
+        """Count one user less; sites without users lose their hooks."""
+        with _lock:
+            for site in plan.sites:
+                site.users -= 1
+                if site.users == 0:
+                    site.remove()
+
+    def remember_trained(self) -> None:
+        """Note which of the model's own parameters train, before the first freeze; `detach` puts that back."""
+        if not self.frozen:
+            self.trained_before = {name: p.requires_grad for name, p in self.model.named_parameters()}
+            self.frozen = True
+
+    def _changed(self, names: set[str], *, gone: bool = False) -> None:
+        """Forget plans that speak of these adapters; compile the active one anew if it does."""
+        stale = [key for key in self._plans if key[0] is not None and names & set(names_in(key[0]))]
+        for key in stale:
+            del self._plans[key]
+        if not gone and names & set(names_in(self.plan.setup)):
+            fresh = compile_plan(self, self.plan.setup, skip_layers=self.plan.leaves_out)
+            previous, self.plan = self.plan, fresh
+            self.hold(fresh)
+            self.release(previous)
+
+    def _drop(self, held: Adapter | Fusion, role: str) -> None:
+        for key in held.modules:
+            self.by_key[key].drop(held.name, role)
+
+
+def pool_of(model: nn.Module) -> Pool:
+    """The pool of a model that went through `init`.
+
+    Raises:
+        AdapterHubError: it did not.
+    """
+    found = model.__dict__.get(_ATTRIBUTE)
+    if found is None:
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)  # compiled, or wrapped by DDP
+        if isinstance(inner, nn.Module):
+            return pool_of(inner)
+        raise AdapterHubError(
+            f"This {type(model).__name__} has no adapters.", hint="Call adapterhub.core.init(model) first."
+        )
+    assert isinstance(found, Pool)
+    return found
+
+
+def live_pools() -> list[Pool]:
+    """The pools of all models with adapters in this process."""
+    return list(_live)
+
+
+def _fresh_sources(seed: int | None, dtype: torch.dtype | None) -> Callable[[Site], Source]:
+    """New parameters for each site. With a seed every site draws from a generator of its own, else all from one that the
+    global generator started (so `torch.manual_seed` before `add` makes runs repeatable and is otherwise left alone)."""
+    common = torch.Generator()
+    if seed is None:
+        common.manual_seed(int(torch.randint(2**62, ()).item()))
+
+    def source(site: Site) -> Source:
+        generator = common if seed is None else torch.Generator().manual_seed(seed * 1_000_003 + site.index)
+        device, own = site.home()
+        return Fresh(generator, device, dtype or own)
+
+    return source
+
+
+def _told(what: str, keys: list[str]) -> str:
+    if not keys:
+        return ""
+    return f"{len(keys)} tensors are {what} ({', '.join(keys[:4])}{', …' if len(keys) > 4 else ''})"
+
+
+def _close(name: str, known: Iterable[str]) -> list[str]:
+    import difflib
+
+    return difflib.get_close_matches(str(name), list(known), n=3)
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    there = f"It has {', '.join(names[:10])}{' and more' if len(names) > 10 else ''}." if names else "It has none."
+    return f"There is no {what} {name!r} on this model. {there}"
+
+
+__all__ += ["HookedSite", "Rows"]

@@ -1,0 +1,255 @@
+"""Sites: the hook points of a model. A site knows where its values are, holds the adapter modules placed there, and is hooked
+only while a plan in force uses it.
+
+Kinds, and what the operation a plan puts there maps:
+
+| class | value → value | beside | used by |
+|---|---|---|---|
+| `SublayerSite` | h [B, T, d] | r, norm | bottleneck, fusion |
+| `EmbeddingSite` | embedded text [B, T, e] | – | invertible adapters |
+| `HookedSite` subclasses of other methods | linears (output beside input), attention keys and values, layer outputs | | |
+
+A new kind of site derives from `HookedSite`: it says where its modules live (`host`), which hooks it needs (`hooks`), and how
+one adapter module acts there (`leaf`). Compositions around it come from `blocks`. Every site has a place in the plan by `index`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from adapterhub.core.carried import Carrier
+from adapterhub.core.overrides import current_override
+from adapterhub.spec.errors import InvalidConfigError
+
+if TYPE_CHECKING:
+    from adapterhub.core.blocks import Operation
+    from adapterhub.core.families import EmbeddingPlace, SublayerPlace
+    from adapterhub.core.plan import Rows
+    from adapterhub.core.pool import Pool
+    from adapterhub.spec.composition import Fuse
+
+__all__ = ["EmbeddingSite", "HookedSite", "SharedSite", "Site", "SublayerSite", "module_key"]
+
+
+def module_key(name: str) -> str:
+    """An adapter's name as the name of a module: dots, which separate modules, are written as %2E."""
+    return name.replace("%", "%25").replace(".", "%2E")
+
+
+class AdapterModules(nn.Module):
+    """The adapter modules at one site. Names are free: `train` and `forward` are as good as any."""
+
+
+class Site:
+    """A place of adapter modules.
+
+    Args:
+        pool: the pool the site belongs to.
+        index: its number in the plan.
+        key: first part of neutral keys.
+        host: the module under which the adapter modules are registered, as `adapterhub_<attribute>` (fusions as
+            `adapterhub_<attribute>_fusion`).
+        layer: index of the layer in configs, or None outside of layers.
+    """
+
+    def __init__(self, pool: Pool, index: int, key: str, host: nn.Module, attribute: str) -> None:
+        self.pool, self.index, self.key = pool, index, key
+        self.host = host
+        self.attributes = {"adapter": f"adapterhub_{attribute}", "fusion": f"adapterhub_{attribute}_fusion"}
+        self.layer: int | None = None
+
+    def find(self, name: str, role: str = "adapter") -> nn.Module | None:
+        """The module of an adapter (or, as `role`, a fusion) here, or None."""
+        held = self.host._modules.get(self.attributes[role])
+        return None if held is None else held._modules.get(module_key(name))
+
+    def put(self, name: str, module: nn.Module, role: str = "adapter") -> None:
+        """Register the module of an adapter (or fusion)."""
+        held = self.host._modules.get(self.attributes[role])
+        if held is None:
+            held = AdapterModules()
+            held.training = self.host.training
+            self.host._modules[self.attributes[role]] = held
+        module.train(self.host.training)
+        held._modules[module_key(name)] = module
+
+    def drop(self, name: str, role: str = "adapter") -> None:
+        """Take the module of an adapter (or fusion) away; the last one takes the container with it."""
+        held = self.host._modules.get(self.attributes[role])
+        if held is not None:
+            held._modules.pop(module_key(name), None)
+            if not held._modules:
+                del self.host._modules[self.attributes[role]]
+
+    def clear(self) -> None:
+        """Take every module away."""
+        for attribute in self.attributes.values():
+            self.host._modules.pop(attribute, None)
+
+    def home(self) -> tuple[torch.device, torch.dtype]:
+        """Device and floating type of the model around the site: where new parameters go."""
+        device = None
+        for module in (self.host, self.pool.base_model):
+            for parameter in module.parameters():
+                device = device or parameter.device
+                if parameter.is_floating_point() and parameter.element_size() > 1:
+                    return parameter.device, parameter.dtype
+        return device or torch.device("cpu"), torch.get_default_dtype()
+
+
+class SharedSite(Site):
+    """Home of what all modules of one adapter share. Nothing is computed here."""
+
+
+class HookedSite(Site):
+    """A site whose hooks come and go with the plans that use it."""
+
+    def __init__(self, pool: Pool, index: int, key: str, host: nn.Module, attribute: str) -> None:
+        super().__init__(pool, index, key, host, attribute)
+        self.users = 0
+        self.handles: list[RemovableHandle] = []
+
+    def clear(self) -> None:
+        super().clear()
+        self.users = 0
+        self.remove()
+
+    def hooks(self) -> Iterator[RemovableHandle]:
+        """Register the hooks and give their handles."""
+        raise NotImplementedError
+
+    def leaf(self, module: nn.Module) -> Operation:
+        """What one adapter module does here."""
+        raise NotImplementedError
+
+    def rows(self, rows: Rows, *, expand: bool) -> Operation | None:
+        """A different adapter in every row."""
+        from adapterhub.core.blocks import rows_one_by_one
+
+        return rows_one_by_one(rows, self, expand=expand)
+
+    def fuse(self, block: Fuse) -> Operation | None:
+        """Attention over several adapters; only sublayers have it."""
+        raise InvalidConfigError(f"Fuse works on bottleneck adapters; {block!r} holds others.")
+
+    def install(self) -> None:
+        if not self.handles:
+            self.handles = list(self.hooks())
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    def operation(self) -> Operation | None:
+        """What the plan in force here does at this site."""
+        override = current_override()
+        plan = self.pool.plan if override is None else override.plan_for(self.pool)
+        return plan.operations[self.index]
+
+
+class SublayerSite(HookedSite):
+    """One sublayer (h, r, norm).
+
+    The residual is seen before the sublayer and kept until its output appears: two hooks on two modules. Where a plan
+    replaces the model's own norm(h' + r) by h', a third one on the norm does so; pre-LN models get h' - r instead.
+    """
+
+    def __init__(self, pool: Pool, index: int, place: SublayerPlace, modules: dict[str, nn.Module]) -> None:
+        super().__init__(pool, index, place.key, modules[place.layer.path], place.kind)
+        self.place = place
+        self.layer = place.layer.index
+        self.width = place.layer.width
+        self.output = modules[place.output]
+        self.residual = modules[place.residual]
+        self.norm = None if place.norm is None else modules[place.norm]
+        self.kept = Carrier()
+        self.result = Carrier()
+
+    def leaf(self, module: nn.Module) -> Operation:
+        from adapterhub.core.blocks import AtSublayer
+
+        return AtSublayer(module, self.norm)
+
+    def hooks(self) -> Iterator[RemovableHandle]:
+        yield self.residual.register_forward_pre_hook(partial(_keep_residual, self), with_kwargs=True)
+        yield self.output.register_forward_hook(partial(_adapt_sublayer, self))
+        if self.norm is not None:
+            yield self.norm.register_forward_hook(partial(_replace_normed, self))
+
+
+def argument_of(place: SublayerPlace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The argument of a call that carries the residual, passed by position or by name."""
+    position = place.argument
+    if -len(args) <= position < len(args):
+        return args[position]
+    value = kwargs.get(place.keyword)
+    if value is None:
+        value = next((given for given in kwargs.values() if isinstance(given, Tensor)), None)
+    return value
+
+
+def _keep_residual(site: SublayerSite, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    operation = site.operation()
+    if operation is not None and operation.needs_residual:
+        site.kept.put(argument_of(site.place, args, kwargs))
+
+
+def _adapt_sublayer(site: SublayerSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    operation = site.operation()
+    if operation is None:
+        return None
+    hidden = output if isinstance(output, Tensor) else output[0]
+    residual = site.kept.take() if operation.needs_residual else None
+    result = operation(hidden, residual)
+    if operation.replaces_norm:
+        replaced = operation.replaced(hidden.shape[0])
+        if site.norm is not None:
+            site.result.put((result, replaced))
+        else:
+            taken = result - residual
+            result = taken if replaced is None else torch.where(replaced.to(hidden.device), taken, result)
+    return result if isinstance(output, Tensor) else (result, *output[1:])
+
+
+def _replace_normed(site: SublayerSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    operation = site.operation()
+    if operation is None or not operation.replaces_norm:
+        return None
+    kept = site.result.take()
+    if kept is None:
+        return None
+    result, replaced = kept
+    return result if replaced is None else torch.where(replaced.to(output.device), result, output)
+
+
+class EmbeddingSite(HookedSite):
+    """The embedded text: invertible adapters act on it."""
+
+    def __init__(self, pool: Pool, index: int, place: EmbeddingPlace, modules: dict[str, nn.Module]) -> None:
+        super().__init__(pool, index, place.key, pool.base_model, "embedding")
+        self.place = place
+        self.output = modules[place.path]
+
+    def leaf(self, module: nn.Module) -> Operation:
+        from adapterhub.core.blocks import AtEmbedding
+
+        return AtEmbedding(module)
+
+    def hooks(self) -> Iterator[RemovableHandle]:
+        yield self.output.register_forward_hook(partial(_adapt_embedding, self))
+
+
+def _adapt_embedding(site: EmbeddingSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    operation = site.operation()
+    if operation is None:
+        return None
+    if isinstance(output, Tensor):
+        return operation(output, None)
+    return (operation(output[0], None), *output[1:])

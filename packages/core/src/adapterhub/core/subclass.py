@@ -1,0 +1,46 @@
+"""The generated subclass: an instance keeps its class and gains methods, nothing else.
+
+The subclass has the name, the qualified name and the module of the stock class, so that saving, auto classes and source
+look-ups see the stock class. Copies and pickles are made through `rebuild`, since pickle cannot find a generated class.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+__all__ = ["is_generated", "rebuild", "stock_class", "subclass_of"]
+
+
+@cache
+def subclass_of(stock: type[nn.Module], mixin: type) -> type[nn.Module]:
+    """`stock` with the methods of `mixin` in front; one class a pair."""
+    members = {
+        "__module__": stock.__module__,
+        "__qualname__": stock.__qualname__,
+        "__doc__": stock.__doc__,
+        "_adapterhub_stock": stock,
+        "_adapterhub_mixin": mixin,
+    }
+    # a hook for subclasses of transformers (`__init_subclass__`) has run for the stock class and need not run again
+    return type(stock)(stock.__name__, (mixin, stock), members)
+
+
+def is_generated(model: nn.Module) -> bool:
+    """Whether the instance has a generated class."""
+    return "_adapterhub_stock" in type(model).__dict__
+
+
+def stock_class(model: nn.Module) -> type[nn.Module]:
+    """The class the instance had, or has."""
+    found: type[nn.Module] = type(model).__dict__.get("_adapterhub_stock", type(model))
+    return found
+
+
+def rebuild(stock: type[nn.Module], mixin: type) -> nn.Module:
+    """An empty instance of the generated class, for copy and pickle to fill."""
+    generated: Any = subclass_of(stock, mixin)
+    made: nn.Module = generated.__new__(generated)
+    return made
