@@ -152,7 +152,7 @@ def _central(directory: bytes, at: int) -> tuple[Entry, int]:
     if len(directory) - at < _CENTRAL.size:
         raise ZipError("the central directory is cut off")
     fields = _CENTRAL.unpack_from(directory, at)
-    (signature, _, _, _, _, flags, method, time, date, crc, packed, size) = fields[:12]
+    (signature, _, _, needed, reserved, flags, method, time, date, crc, packed, size) = fields[:12]
     name_length, extra_length, comment_length, disk, _internal, attributes, offset = fields[12:]
     if signature != b"PK\x01\x02":
         raise ZipError("the central directory is damaged")
@@ -164,6 +164,7 @@ def _central(directory: bytes, at: int) -> tuple[Entry, int]:
     name = _decode(raw, flags)
     if disk:
         raise ZipError("the entry is said to be on another disk", name)
+    _check_version(name, needed, reserved)
     _check_method(name, flags, method)
     zip64 = _extra_fields(extra, name)
     if zip64 is not None:
@@ -201,6 +202,11 @@ def _check_method(name: str, flags: int, method: int) -> None:
         raise ZipError(f"the entry has unknown flags (0x{flags:04x})", name)
     if method not in (0, 8):
         raise ZipError(f"compression method {method}; only stored and deflated are accepted", name)
+
+
+def _check_version(name: str, needed: int, reserved: int) -> None:
+    if needed > 45 or reserved:
+        raise ZipError(f"the entry needs version {needed / 10} of the format; up to 4.5 is accepted", name)
 
 
 def _extra_fields(extra: bytes, name: str) -> bytes | None:
@@ -317,7 +323,8 @@ def _check_local(file: BinaryIO, entry: Entry, limit: int) -> int:
     header = file.read(_LOCAL.size)
     if len(header) < _LOCAL.size or header[:4] != b"PK\x03\x04" or entry.offset + _LOCAL.size > limit:
         raise ZipError("there is no local header where the directory says", entry.name)
-    _, _, _, flags, method, time, date, crc, packed, size, name_length, extra_length = _LOCAL.unpack(header)
+    _, needed, reserved, flags, method, time, date, crc, packed, size, name_length, extra_length = _LOCAL.unpack(header)
+    _check_version(entry.name, needed, reserved)
     raw, extra = file.read(name_length), file.read(extra_length)
     if len(raw) != name_length or len(extra) != extra_length:
         raise ZipError("the local header is cut off", entry.name)

@@ -1,0 +1,128 @@
+"""Validation of folders and documents, and the command line over it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packages.spec.tests.folders import edit, safetensors, write_folder
+
+from adapterhub.spec import build_manifest, load_preset, validate_path
+from adapterhub.spec.__main__ import main
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "adapter")
+
+
+def told(folder: Path) -> str:
+    return "\n".join(str(problem) for problem in validate_path(folder))
+
+
+def test_a_saved_adapter_is_fine_and_so_are_its_parts(folder: Path) -> None:
+    assert validate_path(folder) == []
+    for path in folder.iterdir():
+        assert validate_path(path) == [], path
+
+
+@pytest.mark.parametrize("preset", ["pfeiffer", "lora", "prefix", "mam"])
+def test_documents_are_told_apart_by_what_they_are(preset: str, folder: Path, tmp_path: Path) -> None:
+    config = load_preset(preset)
+    documents: dict[str, Any] = {
+        "config.json": config.expand(),
+        "manifest.json": build_manifest(folder, reference="a/b@c").to_json(),
+    }
+    for name, document in documents.items():
+        (tmp_path / name).write_text(json.dumps(document))
+        assert validate_path(tmp_path / name) == []
+    (tmp_path / "config.json").write_text(json.dumps({**config.expand(), "surprise": 1}, indent=1))
+    (problem,) = validate_path(tmp_path / "config.json")
+    assert problem.pointer == "/surprise" and problem.line
+
+
+def test_files_that_do_not_belong_are_told(folder: Path, tmp_path: Path) -> None:
+    (folder / "pytorch_adapter.bin").write_bytes(b"\x80\x02}.")
+    (folder / "train.py").write_text("print()")
+    (folder / "link.txt").symlink_to("/etc/passwd")
+    (folder / "nul.md").write_text("x")
+    (folder / "bad.md").write_bytes(b"\xff\xfe")
+    text = told(folder)
+    for part in ("pytorch_adapter.bin", "Pickled", "train.py", "link.txt: only regular files", "nul.md", "bad.md:1"):
+        assert part in text
+    assert "passwd" not in text
+    os.mkfifo(tmp_path / "pipe.json")
+    assert "neither a file nor a folder" in told(tmp_path / "pipe.json")
+
+
+def test_config_weights_and_head_must_fit_together(folder: Path) -> None:
+    edit(folder, config_id="sha256:" + "0" * 64)
+    assert "does not belong to the config" in told(folder)
+    write_folder(folder, load_preset("pfeiffer", bottleneck_size=3, reduction_factor=None))
+    assert "bottleneck of 2, the config says 3" in told(folder)
+    write_folder(folder, load_preset("pfeiffer", reduction_factor=12))
+    (folder / "adapter.safetensors").write_bytes(safetensors({"a.down.weight": (2, 24), "a.up.weight": (24, 3)}))
+    assert "not down and up" in told(folder)
+    (folder / "adapter.safetensors").write_bytes(safetensors({"a.down.weight": (2, 23), "a.up.weight": (23, 2)}))
+    assert "reads 23 numbers, the base model has 24" in told(folder)
+    (folder / "adapter.safetensors").write_bytes(safetensors({"a/../b": (2,)}, dtype="I32"))
+    assert "no neutral key" in told(folder) and "dtype I32" in told(folder)
+    write_folder(folder)
+    (folder / "head.safetensors").unlink()
+    assert "there is no head.safetensors" in told(folder)
+    (folder / "head_config.json").write_text('{"head_type": "classification", "label2id": {"a": 1}}')
+    assert "label2id" in told(folder)
+
+
+def test_foreign_and_broken_configs_are_explained(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"config": {"reduction_factor": 16}, "model_name": "x"}')
+    assert "not a native adapter config" in told(folder) and "convert" in told(folder)
+    (folder / "adapter_config.json").write_text('{"spec_version": "1.0", "spec_version": "1.0"}')
+    assert "twice" in told(folder)
+    (folder / "adapter_config.json").unlink()
+    assert "there is no adapter_config.json" in told(folder)
+
+
+def test_index_files_are_checked_line_by_line(folder: Path, tmp_path: Path) -> None:
+    from adapterhub.spec.manifest import index_entry
+
+    line = index_entry(build_manifest(folder, reference="a/b@c")).to_json_line()
+    path = tmp_path / "x.jsonl"
+    path.write_text(f"{line}\n{line}\n")
+    assert validate_path(path) == []
+    path.write_text(f'{line}\n{{"v": 1}}\n[]\n{line[:-1]}\n')
+    assert [problem.line for problem in validate_path(path)] == [2, 3, 4]
+
+
+def test_the_command_lists_every_problem_and_exits_by_the_result(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", str(folder)]) == 0
+    assert capsys.readouterr().out.strip().endswith("fine")
+    edit(folder, library={"name": ""}, surprise=1)
+    assert main(["validate", str(folder)]) == 1
+    text = capsys.readouterr().out
+    for part in ("3 problems", "/library/name", "/library/version", "/surprise", "adapter_config.json:1", "→"):
+        assert part in text
+    assert main(["validate", str(folder), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["valid"] is False and len(report["problems"]) == 3
+    assert {"pointer", "message", "severity", "file", "line"} <= set(report["problems"][0])
+    assert main(["validate", str(tmp_path / "nothing-here")]) == 2
+    with pytest.raises(SystemExit) as caught:
+        main(["validate"])
+    assert caught.value.code == 2
+
+
+def test_references_and_headers_are_read_without_pydantic() -> None:
+    program = (
+        "import sys; from adapterhub.spec import parse_reference; import adapterhub.spec.safetensors_header;"
+        "print(any(name.split('.')[0] in ('pydantic', 'yaml') for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
