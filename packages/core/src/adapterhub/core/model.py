@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from adapterhub.core.checking import check_identity
 from adapterhub.core.families import lay_out
 from adapterhub.core.freezing import freeze_base, train_only
+from adapterhub.core.heads.attached import activate_head, heads_of, release_heads
 from adapterhub.core.overrides import Override, current_override, swap_override
 from adapterhub.core.plan import Plan, Rows
 from adapterhub.core.pool import Pool, pool_of
@@ -25,11 +26,19 @@ if TYPE_CHECKING:
 __all__ = ["AdapterModelMixin", "detach", "init"]
 
 
-def init(model: nn.Module, *, family: ModelFamily | str | None = None, verify: bool = True) -> nn.Module:
+def init(
+    model: nn.Module,
+    *,
+    model_name: str | None = None,
+    family: ModelFamily | str | None = None,
+    verify: bool = True,
+) -> nn.Module:
     """Give a transformers model the methods of `AdapterModelMixin`. No weight, key or output changes by a bit.
 
     Args:
         model: a model of transformers, with or without head. It is changed in place; calling twice does no harm.
+        model_name: the base model's id on its hub, kept with what is saved and used to find adapters; by default the
+            model's own name (of a local folder its last part).
         family: where its sublayers are: a `ModelFamily`, the name of one, or None to look it up by the model's type.
         verify: whether one small forward checks that norm(h + r), or h + r, is exactly the next tensor at every site.
 
@@ -40,6 +49,8 @@ def init(model: nn.Module, *, family: ModelFamily | str | None = None, verify: b
         UnsupportedModelError: the family is unknown, or what it says does not hold for this model.
     """
     if is_generated(model):
+        if model_name is not None:
+            pool_of(model).model_name = model_name
         return model
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise UnsupportedModelError(
@@ -49,7 +60,8 @@ def init(model: nn.Module, *, family: ModelFamily | str | None = None, verify: b
     base, layout = lay_out(model, family)
     if verify:
         check_identity(model, base, layout)
-    model.__dict__["_adapterhub_pool"] = Pool(model, base, layout)
+    model.__dict__["_adapterhub_pool"] = pool = Pool(model, base, layout)
+    pool.model_name = model_name
     model.__class__ = subclass_of(type(model), AdapterModelMixin)
     return model
 
@@ -61,6 +73,7 @@ def detach(model: nn.Module) -> nn.Module:
         the same object, with its own class and its own keys, bit for bit.
     """
     pool = pool_of(model)
+    release_heads(model)
     pool.activate(None)
     for site in pool.sites:
         site.clear()
@@ -116,11 +129,9 @@ class AdapterModelMixin:
             self.set_active_adapters(adapter_name)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Remove an adapter, its fusions and the flexible head of its name."""
+        """Remove an adapter, its fusions and the head of its name."""
         self._pool.delete(adapter_name)
-        heads = getattr(self, "heads", None)
-        if isinstance(heads, nn.ModuleDict) and adapter_name in heads and hasattr(self, "delete_head"):
-            self.delete_head(adapter_name)
+        heads_of(self._pool.model).delete(adapter_name)
 
     def has_adapters(self) -> bool:
         """Whether there is at least one adapter."""
@@ -175,9 +186,7 @@ class AdapterModelMixin:
             InvalidConfigError: a nesting that makes no sense.
         """
         self._pool.activate(parse_composition(adapter_setup), skip_layers or ())
-        follow = getattr(self, "_follow_active_head", None)
-        if follow is not None:
-            follow(self._pool.plan.setup)
+        activate_head(self._pool)
 
     # ---- training -----------------------------------------------------------------------------------------------------
 

@@ -118,6 +118,7 @@ class Pool:
         self.adapters: dict[str, Adapter] = {}
         self.fusions: dict[str, Fusion] = {}
         self.frozen = False
+        self.model_name: str | None = None
         self.trained_before: dict[str, bool] = {}
         self.sites: list[Site] = []
         self._make_sites()

@@ -62,6 +62,8 @@ _BOTTLENECK = {
 _PHM = {"W_left": "left", "W_right": "right", "W": "weight", "b": "bias", "phm_rule": "rule"}
 _BOTTLENECK_BACK = {value: key for key, value in _BOTTLENECK.items()}
 _PHM_BACK = {value: key for key, value in _PHM.items()}
+_SHARED = {"phm_rule": "rule", "phm_rule_left": "rule_left", "phm_rule_right": "rule_right"}
+_SHARED_BACK = {value: key for key, value in _SHARED.items()}
 _INVERTIBLE = {"F.0": "f.down", "F.2": "f.up", "G.0": "g.down", "G.2": "g.up"}
 _INVERTIBLE_BACK = {value: key for key, value in _INVERTIBLE.items()}
 
@@ -89,18 +91,12 @@ def weights_file(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def split_key(key: str) -> LegacyKey | None:
-    """`key` taken apart, or None where it belongs to no adapter.
-
-    The last container on the path counts: `…self.prefix_tuning.pool.prefix_tunings.n.…` is prefix tuning.
-    """
+    """`key` taken apart at its first container, or None where it belongs to no adapter."""
     parts = key.split(".")
     for position, part in enumerate(parts[:-1]):
         kind = _CONTAINERS.get(part)
-        if kind is None or position + 2 > len(parts):
-            continue
-        if part == "adapters" and position + 1 < len(parts) and parts[position + 1] in _CONTAINERS:
-            continue
-        return LegacyKey(".".join(parts[:position]), kind, parts[position + 1], ".".join(parts[position + 2 :]))
+        if kind is not None:
+            return LegacyKey(".".join(parts[:position]), kind, parts[position + 1], ".".join(parts[position + 2 :]))
     return None
 
 
@@ -110,7 +106,7 @@ def names_in(keys: Mapping[str, Tensor]) -> set[str]:
 
 
 def from_legacy(
-    state: Mapping[str, Tensor], hosts: Mapping[str, str], embedding: str, prefixes: tuple[str, ...] = ()
+    state: Mapping[str, Tensor], hosts: Mapping[str, str], embedding: str
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Neutral key → tensor of the bottleneck, invertible, shared and fusion tensors in `state`.
 
@@ -118,7 +114,6 @@ def from_legacy(
         state: a state dict of theirs.
         hosts: module path in their model → neutral slot (`encoder.3.ffn`), from `legacy_hosts` of the pool.
         embedding: neutral slot of the embedding (`encoder.embedding`).
-        prefixes: prefixes of base models (`bert`, `model`, `transformer`) that may stand before a path.
 
     Returns:
         the tensors, and the keys that belong nowhere.
@@ -136,7 +131,7 @@ def from_legacy(
         found = split[key]
         neutral = None
         if found is not None:
-            neutral = _neutral(found, (found.host, found.name) in normed, hosts, embedding, prefixes)
+            neutral = _neutral(found, (found.host, found.name) in normed, hosts, embedding)
         if neutral is None:
             unexpected.append(key)
             continue
@@ -174,7 +169,12 @@ def to_legacy(
     state: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if key.startswith("shared."):
-            state[f"{front}shared_parameters.{name}.{key.removeprefix('shared.')}"] = tensor
+            leaf = key.removeprefix("shared.")
+            if leaf not in _SHARED_BACK:
+                raise CheckpointError(
+                    f"{key!r} has no place in the checkpoints of `adapters`.", hint='Use format="native".'
+                )
+            state[f"{front}shared_parameters.{name}.{_SHARED_BACK[leaf]}"] = tensor
             continue
         slot = next((slot for slot in _slots_of(key) if slot in slots), None)
         if slot is None:
@@ -200,15 +200,13 @@ def to_legacy(
     return state
 
 
-def _neutral(
-    key: LegacyKey, normed: bool, hosts: Mapping[str, str], embedding: str, prefixes: tuple[str, ...]
-) -> str | None:
+def _neutral(key: LegacyKey, normed: bool, hosts: Mapping[str, str], embedding: str) -> str | None:
     if key.kind == "shared":
-        return f"shared.{key.leaf}"
+        return f"shared.{_SHARED[key.leaf]}" if key.leaf in _SHARED else None
     if key.kind == "invertible":
         module, _, parameter = key.leaf.rpartition(".")
         return f"{embedding}.{_INVERTIBLE[module]}.{parameter}" if module in _INVERTIBLE else None
-    slot = _slot(key.host, hosts, prefixes)
+    slot = _slot(key.host, hosts)
     if slot is None:
         return None
     if key.kind == "fusion":
@@ -219,12 +217,14 @@ def _neutral(
     return None
 
 
-def _slot(host: str, hosts: Mapping[str, str], prefixes: tuple[str, ...]) -> str | None:
-    if host in hosts:
-        return hosts[host]
-    for prefix in prefixes:
-        if host.startswith(f"{prefix}.") and host[len(prefix) + 1 :] in hosts:
-            return hosts[host[len(prefix) + 1 :]]
+def _slot(host: str, hosts: Mapping[str, str]) -> str | None:
+    """The slot of a host path, with or without the prefix of the base model (`bert.`, `model.`) in front."""
+    for _ in range(3):
+        if host in hosts:
+            return hosts[host]
+        _, dot, host = host.partition(".")
+        if not dot:
+            return None
     return None
 
 

@@ -17,16 +17,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from adapterhub.core.sites import module_key
 from adapterhub.spec.composition import Average, BatchSplit, Composition, Fuse, Parallel, Split, Stack
 from adapterhub.spec.errors import CheckpointError
 from adapterhub.spec.heads import HeadConfig
 
-__all__ = ["StaticHeads", "head_names", "kind_of_head"]
+if TYPE_CHECKING:
+    from adapterhub.core.formats.checkpoint import HeadCheckpoint
+
+__all__ = ["StaticHeads", "head_names", "joint_name", "kind_of_head"]
 
 #: Rows of a batch and whose head computes them: `[("a", 2), (None, 1)]`; None is the model's own head.
 Segments = list[tuple[str | None, int]]
@@ -51,6 +55,10 @@ def kind_of_head(model_class: str) -> str | None:
     return next((kind for suffix, kind in _KINDS.items() if model_class.endswith(suffix)), None)
 
 
+class IdleHeads(nn.Module):
+    """Parameters of the heads that are not in place, so that `.to()`, optimisers and state dicts see them."""
+
+
 class StaticHeads:
     """The heads of one model with a static head.
 
@@ -60,7 +68,10 @@ class StaticHeads:
         base: the bare transformer inside it (or the model itself, which then has no head).
     """
 
+    flexible = False
+
     def __init__(self, model: nn.Module, model_class: str, base: nn.Module) -> None:
+        self.model = model
         self.model_class = model_class
         self.kind = kind_of_head(model_class)
         self.base_path = next((name for name, module in model.named_modules() if module is base), "")
@@ -107,6 +118,16 @@ class StaticHeads:
         self.copies[name] = copied
         if was_active:
             self.activate(name)
+        else:
+            self._store()
+
+    def names(self) -> list[str]:
+        """The adapters that have a head of their own."""
+        return list(self.copies)
+
+    def config_of(self, name: str) -> HeadConfig:
+        """The config of the head of `name`: all heads of a task class are of one kind."""
+        return self.config()
 
     def delete(self, name: str) -> None:
         """Forgets the head of adapter `name`; the model's own takes its place where it was active."""
@@ -114,6 +135,7 @@ class StaticHeads:
             if self.active == name:
                 self.activate(None)
             del self.copies[name]
+            self._store()
 
     def activate(self, name: str | None) -> None:
         """Puts the head of `name` (None or a name without a head: the model's own) into the model's modules."""
@@ -124,6 +146,7 @@ class StaticHeads:
             path, leaf = _cut(key)
             self.owners[path]._parameters[leaf] = parameter
         self.active = name
+        self._store()
 
     def parameters(self, name: str | None) -> dict[str, nn.Parameter]:
         """Key → parameter of the head of `name` (None: the model's own), on the device and in the dtype of the live one."""
@@ -147,13 +170,38 @@ class StaticHeads:
                 clone._parameters[leaf] = parameter
         return clone
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """What is saved: keys relative to the model, those of the bare transformer behind `base.`."""
-        return {self._out(key): parameter.detach() for key, parameter in self.parameters(name).items()}
+    def save(self, name: str) -> HeadCheckpoint | None:
+        """The head of `name` for a checkpoint; None where it has none. Keys of the bare transformer start with `base.`."""
+        from adapterhub.core.formats.checkpoint import HeadCheckpoint
 
-    def load(self, name: str, tensors: Mapping[str, Tensor], strict: bool = True) -> None:
-        """The head of `name` from saved tensors (see `tensors`)."""
+        if name not in self.copies:
+            return None
+        tensors = {self._out(key): parameter.detach() for key, parameter in self.parameters(name).items()}
+        return HeadCheckpoint(self.config(), tensors, name)
+
+    def load(self, name: str, head: HeadCheckpoint, strict: bool = True) -> list[str]:
+        """The head of `name` from a checkpoint, a flexible one turned into this class's where both compute the same.
+
+        Returns:
+            the keys that were used.
+
+        Raises:
+            CheckpointError: it does not fit this class.
+        """
+        from adapterhub.core.heads.conversion import flexible_to_static
+
+        tensors = head.tensors
+        if head.config.head_type != "static":
+            tensors = flexible_to_static(head, self.keys, self.kind, getattr(self.model, "config", None))
+        elif not strict or kind_of_head(head.config.model_class or "") == self.kind:
+            pass
+        else:
+            raise CheckpointError(
+                f"The checkpoint's head is that of {head.config.model_class}, this model is a {self.model_class}.",
+                hint="Pass with_head=False to load the adapter alone.",
+            )
         self.add(name, {self._in(key): value for key, value in tensors.items()}, strict)
+        return list(tensors)
 
     def config(self) -> HeadConfig:
         """What is written beside the tensors."""
@@ -177,6 +225,7 @@ class StaticHeads:
             handle.remove()
         self._handles = []
         self.copies = {}
+        self._store()
 
     def _labelled(self) -> bool:
         return self.kind in ("classification", "image_classification", "tagging")
@@ -214,6 +263,18 @@ class StaticHeads:
     def _in(self, key: str) -> str:
         return f"{self.base_path}.{key.removeprefix('base.')}" if self.base_path and key.startswith("base.") else key
 
+    def _store(self) -> None:
+        """Keeps the heads that are not in place under `adapterhub_heads` of the model."""
+        idle = {name: parameters for name, parameters in self.copies.items() if name != self.active}
+        self.model._modules.pop("adapterhub_heads", None)
+        if idle:
+            held = IdleHeads()
+            for name, parameters in idle.items():
+                module = IdleHeads()
+                module._parameters.update({module_key(key): parameter for key, parameter in parameters.items()})
+                held._modules[module_key(name)] = module
+            self.model._modules["adapterhub_heads"] = held
+
     def _live(self, key: str) -> nn.Parameter:
         path, leaf = _cut(key)
         parameter = self.owners[path]._parameters[leaf]
@@ -240,11 +301,11 @@ def head_names(setup: Composition | str | None, available: Iterable[str], rows: 
         for child, size in zip(setup.children, sizes, strict=True):
             segments += head_names(child, known, size) or [(None, size)]
         return segments
-    name = _joint_name(setup)
+    name = joint_name(setup)
     return [(name, rows)] if name in known else None
 
 
-def _joint_name(setup: Composition | str | None) -> str | None:
+def joint_name(setup: Composition | str | None) -> str | None:
     if setup is None or isinstance(setup, str):
         return setup
     if isinstance(setup, Fuse):

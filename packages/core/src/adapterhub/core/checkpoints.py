@@ -1,0 +1,495 @@
+"""Saving adapters, heads and fusions of a model to folders, and loading them back, in any of the formats.
+
+Every save is all or nothing (`files.write_folder`), every load says what it did with each tensor (`load_report`), and a
+tensor that is missing or left over is an error unless `strict=False`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from adapterhub.core.card import card
+from adapterhub.core.families import legacy_hosts
+from adapterhub.core.formats import adapters_v1_folders, detect, detect_fusion, native
+from adapterhub.core.formats.adapters_v1_folders import LegacyPlaces
+from adapterhub.core.formats.checkpoint import (
+    AdapterCheckpoint,
+    BaseModel,
+    FusionCheckpoint,
+    HeadCheckpoint,
+    LoadReport,
+)
+from adapterhub.core.formats.files import write_folder
+from adapterhub.core.heads.attached import heads_of
+from adapterhub.core.pool import Adapter, Pool, pool_of
+from adapterhub.core.resolvers import resolve_to_folder
+from adapterhub.spec.errors import CheckpointError, InvalidConfigError, ModelMismatchError
+from adapterhub.spec.fusion import parse_fusion
+
+__all__ = [
+    "base_model_of",
+    "hub_name_of",
+    "load_adapter",
+    "load_adapter_fusion",
+    "load_report",
+    "read_adapter",
+    "save_adapter",
+    "save_adapter_fusion",
+]
+
+_last: list[LoadReport] = []
+_REPORTS = "_adapterhub_reports"
+
+
+def load_report(model: nn.Module | None = None, name: str | None = None) -> LoadReport | None:
+    """What became of the tensors of a load.
+
+    Args:
+        model: the model loaded into; None for the last load in this process.
+        name: the adapter or fusion; None for the last one of the model.
+
+    Returns:
+        the report, or None where nothing was loaded yet.
+    """
+    if model is None:
+        return _last[-1] if _last else None
+    reports: dict[str, LoadReport] = pool_of(model).__dict__.get(_REPORTS, {})
+    if name is not None:
+        return reports.get(name)
+    return next(reversed(reports.values()), None)
+
+
+def save_adapter(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    name: str,
+    *,
+    with_head: bool = True,
+    format: str = "native",
+    dtype: torch.dtype | None = None,
+    **record: Any,
+) -> Path:
+    """Writes one adapter to `folder`: config, weights, its head and a model card.
+
+    Args:
+        folder: made if need be; what an earlier save left there is replaced, other files stay.
+        name: the adapter.
+        with_head: whether the head of that name goes with it.
+        format: `native`, `adapters` or `peft`.
+        dtype: cast floating tensors to this; None keeps theirs.
+        record: `task`, `subtask`, `languages`, `created_at`: kept in the config of the native format.
+
+    Raises:
+        AdapterNotFoundError: no such adapter.
+        InvalidConfigError, CheckpointError: the other format cannot express it.
+    """
+    pool = pool_of(model)
+    adapter = pool.get(name)
+    unknown = sorted(set(record) - {"task", "subtask", "languages", "created_at", "using"})
+    if unknown:
+        raise InvalidConfigError(f"save_adapter has no argument {', '.join(unknown)}.")
+    head = heads_of(model).save(name) if with_head else None
+    if head is not None:
+        head = HeadCheckpoint(head.config, native.tensors_on(head.tensors, dtype), head.name)
+    checkpoint = AdapterCheckpoint(
+        name=name,
+        config=adapter.config,
+        tensors=native.tensors_on({key: value.detach() for key, value in adapter.tensors().items()}, dtype),
+        type=adapter.type or "text_task",
+        base_model=base_model_of(pool),
+        head=head,
+        record={key: value for key, value in record.items() if value is not None},
+    )
+    with write_folder(folder, owned=_owned(_writer(format).files)) as target:
+        _writer(format).write(target, checkpoint, pool)
+        (target / "README.md").write_text(card(checkpoint), encoding="utf-8")
+    return Path(folder)
+
+
+def load_adapter(
+    model: nn.Module,
+    reference: str | os.PathLike[str],
+    *,
+    load_as: str | None = None,
+    with_head: bool = True,
+    set_active: bool = False,
+    strict: bool = True,
+    overwrite_ok: bool = False,
+    config: Any = None,
+    version: str | None = None,
+    model_name: str | None = None,
+    source: str | None = None,
+    leave_out: Iterable[int] = (),
+    dtype: torch.dtype | None = None,
+    **resolving: Any,
+) -> str:
+    """Puts a saved adapter on the model and returns its name there.
+
+    Args:
+        reference: a folder, or a reference such as `sentiment/sst-2@ukp` (needs adapterhub-client).
+        load_as: the name to give it; by default the one it was saved under.
+        with_head: whether the head saved with it is loaded too, where this model can have it.
+        set_active: whether it becomes the active setup.
+        strict: whether missing or left-over tensors are an error.
+        overwrite_ok: whether an adapter of that name may be replaced.
+        config: wanted architecture, for resolving a reference.
+        version: wanted version, for resolving a reference.
+        model_name: the base model's id on its hub; by default what `init` was told, or the model's own name.
+        source: `ah` or `hf`, for resolving a reference.
+        leave_out: layers whose modules are not loaded.
+        dtype: of the loaded parameters; None keeps those of the checkpoint.
+        resolving: further keywords for the resolver.
+
+    Raises:
+        AdapterNotFoundError and other errors of resolving.
+        ModelMismatchError: it was made for another kind of model.
+        CheckpointError: files or tensors that do not fit.
+        InvalidConfigError: the name is taken.
+    """
+    pool = pool_of(model)
+    folder = resolve_to_folder(
+        reference,
+        model_name=model_name or hub_name_of(pool),
+        config=config,
+        version=version,
+        source=source,
+        **resolving,
+    )
+    if not (folder / "adapter_config.json").is_file():
+        raise CheckpointError(f"There is no adapter_config.json in {folder}.", hint="Give the folder of an adapter.")
+    checkpoint = read_adapter(folder, pool, with_head)
+    check_base_model(checkpoint.base_model, pool, folder, strict)
+    name = load_as or checkpoint.name
+    if name in pool.adapters and not overwrite_ok:
+        raise InvalidConfigError(
+            f"The model already has an adapter {name!r}.",
+            hint="Pass load_as= to give this one another name, or overwrite_ok=True to replace it.",
+        )
+    dropped = _leave_out(checkpoint, pool, leave_out)
+    check_layers(checkpoint, pool, folder)
+    head_keys, notes = _load_head(model, name, checkpoint.head, strict)
+    try:
+        adapter = pool.add(
+            name,
+            checkpoint.config,
+            type=checkpoint.type,
+            tensors=checkpoint.tensors,
+            strict=strict and not checkpoint.unexpected,
+            overwrite=overwrite_ok,
+            dtype=dtype,
+        )
+        if strict and checkpoint.unexpected:
+            pool.delete(name)
+            raise CheckpointError(
+                f"{folder} holds {len(checkpoint.unexpected)} tensors this model has no place for: "
+                f"{', '.join(checkpoint.unexpected[:4])}.",
+                hint="Is it an adapter of this kind of model? strict=False leaves them out.",
+                details={"unexpected": checkpoint.unexpected},
+            )
+    except Exception:
+        if head_keys:
+            heads_of(model).delete(name)
+        raise
+    _note(pool, _report(name, folder, checkpoint, adapter, head_keys, [*checkpoint.notes, *notes, *dropped]))
+    if set_active:
+        _activate(model, name)
+    return name
+
+
+def save_adapter_fusion(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    adapters: Any,
+    *,
+    with_head: str | bool | None = None,
+    format: str = "native",
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Writes a fusion layer (not the adapters it fuses) to `folder`.
+
+    Args:
+        adapters: a `Fuse` block, the list of adapters, or the fusion's name.
+        with_head: the head to save beside it: a name, or True for the one named like the fusion.
+    """
+    from adapterhub.spec.composition import Fuse
+
+    pool = pool_of(model)
+    if isinstance(adapters, str) and adapters in pool.fusions:
+        fusion = pool.fusions[adapters]
+    else:
+        names = adapters.split(",") if isinstance(adapters, str) else adapters
+        fusion = pool.fusion_of(adapters if isinstance(adapters, Fuse) else Fuse(*names))
+    head = heads_of(model).save(fusion.name if with_head is True else with_head) if with_head else None
+    if with_head and head is None:
+        raise InvalidConfigError(f"There is no head {fusion.name if with_head is True else with_head!r} to save.")
+    checkpoint = FusionCheckpoint(
+        name=fusion.name,
+        adapters=fusion.adapters,
+        config=fusion.config.expand(),
+        tensors=native.tensors_on({key: value.detach() for key, value in fusion.tensors().items()}, dtype),
+        base_model=base_model_of(pool),
+        head=head,
+    )
+    last = "fusion_config.json" if format == "native" else "adapter_fusion_config.json"
+    with write_folder(folder, owned={*native.FUSION_FILES, *adapters_v1_folders.FUSION_FILES}, last=last) as target:
+        if format == "native":
+            native.write_fusion(target, checkpoint)
+        elif format == "adapters":
+            adapters_v1_folders.write_fusion(target, checkpoint, legacy_places(pool))
+        else:
+            raise InvalidConfigError(f"Fusion layers have no {format!r} format.", hint="Use native or adapters.")
+    return Path(folder)
+
+
+def load_adapter_fusion(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    load_as: str | None = None,
+    with_head: bool = True,
+    set_active: bool = False,
+    strict: bool = True,
+    overwrite_ok: bool = False,
+) -> str:
+    """Puts a saved fusion layer on the model, which must have the adapters it fuses; returns its name.
+
+    Raises:
+        AdapterNotFoundError: an adapter it fuses is not on the model.
+        CheckpointError: files or tensors that do not fit.
+    """
+    pool = pool_of(model)
+    path = resolve_to_folder(folder)
+    if detect_fusion(path) == "native":
+        checkpoint = native.read_fusion(path, with_head)
+    else:
+        checkpoint = adapters_v1_folders.read_fusion(path, legacy_places(pool), with_head)
+    check_base_model(checkpoint.base_model, pool, path, strict)
+    if strict and checkpoint.unexpected:
+        raise CheckpointError(
+            f"{path} holds tensors this model has no place for: {', '.join(checkpoint.unexpected[:4])}.",
+            hint="strict=False leaves them out.",
+        )
+    name = load_as or checkpoint.name
+    head_keys, notes = _load_head(model, name, checkpoint.head, strict)
+    fusion = pool.add_fusion(
+        checkpoint.adapters,
+        parse_fusion(checkpoint.config),
+        name=name,
+        tensors=checkpoint.tensors,
+        strict=strict,
+        overwrite=overwrite_ok,
+    )
+    report = LoadReport(
+        name,
+        str(path),
+        checkpoint.format,
+        used=[key for key in checkpoint.tensors if key not in fusion.unexpected],
+        missing=list(fusion.missing),
+        unexpected=[*checkpoint.unexpected, *fusion.unexpected],
+        head=name if head_keys else None,
+        notes=notes,
+    )
+    _note(pool, report)
+    if set_active:
+        from adapterhub.spec.composition import Fuse
+
+        named = None if name == ",".join(checkpoint.adapters) else name
+        _activate(model, Fuse(*checkpoint.adapters, name=named))
+    return name
+
+
+def read_adapter(folder: Path, pool: Pool, with_head: bool = True) -> AdapterCheckpoint:
+    """The adapter in `folder`, whatever its format, with the neutral keys of this model."""
+    found = detect(folder)
+    if found == "native":
+        return native.read_adapter(folder, with_head)
+    if found == "adapters":
+        return adapters_v1_folders.read_adapter(folder, legacy_places(pool), with_head)
+    from adapterhub.core.formats import peft
+
+    return peft.read_adapter(folder, pool, with_head)
+
+
+def base_model_of(pool: Pool) -> BaseModel:
+    """What is written about the base model."""
+    config = pool.base_model.config
+    return BaseModel(
+        name=hub_name_of(pool),
+        revision=getattr(config, "_commit_hash", None),
+        family=pool.layout.family,
+        model_type=str(getattr(config, "model_type", "")) or None,
+        hidden_size=_width(pool),
+    )
+
+
+def hub_name_of(pool: Pool) -> str | None:
+    """The base model's id: what `init(model_name=…)` was told, else the model's own name, of a local folder its last part."""
+    told = getattr(pool, "model_name", None)
+    if told:
+        return str(told)
+    own = str(getattr(pool.model.config, "name_or_path", "") or "")
+    if not own:
+        return None
+    local = Path(own).is_absolute() or own.startswith(".") or own.count("/") > 1 or "\\" in own or Path(own).is_dir()
+    return Path(own).resolve().name if local else own
+
+
+def legacy_places(pool: Pool) -> LegacyPlaces:
+    """The model's places in the layout of adapters 1.x."""
+    embedding = pool.layout.embedding
+    towers = {layer.tower for layer in pool.layout.layers}
+    has_head = pool.base_model is not pool.model
+    prefix = str(getattr(pool.model, "base_model_prefix", "")) if has_head else ""
+    return LegacyPlaces(
+        hosts=legacy_hosts(pool.layout),
+        embedding=embedding.key if embedding is not None else "",
+        embedding_host="encoder" if {"encoder", "decoder"} <= towers else "",
+        prefix=prefix,
+        model_class=heads_of(pool.model).model_class,
+        model_name=hub_name_of(pool),
+        model_type=str(getattr(pool.base_model.config, "model_type", "")),
+        hidden_size=_width(pool) or 0,
+    )
+
+
+def check_base_model(made_for: BaseModel, pool: Pool, folder: Path, strict: bool = True) -> None:
+    """That the checkpoint was made for this kind of model.
+
+    Raises:
+        ModelMismatchError: another width, or another family.
+    """
+    width = _width(pool)
+    who = f" ({made_for.name})" if made_for.name else ""
+    if made_for.hidden_size is not None and width is not None and made_for.hidden_size != width:
+        raise ModelMismatchError(
+            f"The adapter in {folder} was made for a model{who} of hidden size {made_for.hidden_size}; this one has {width}.",
+            hint="Load it on the model it was made for.",
+            details={"adapter_model": made_for.name},
+        )
+    here = pool.layout.family
+    from adapterhub.spec.family import families_of
+
+    there = made_for.family
+    fits = there is None or there == here
+    if there is None and made_for.model_type is not None:
+        known = [family.family for family in families_of(made_for.model_type)]
+        there, fits = made_for.model_type, not known or here in known
+    if strict and not fits:
+        raise ModelMismatchError(
+            f"The adapter in {folder} was made for a {there} model{who}; this one is of the family {here}.",
+            hint="Load it on the model it was made for, or pass strict=False to try all the same.",
+            details={"adapter_model": made_for.name},
+        )
+
+
+def check_layers(checkpoint: AdapterCheckpoint, pool: Pool, folder: Path) -> None:
+    """That the checkpoint has no layers this model lacks.
+
+    Raises:
+        ModelMismatchError: it has.
+    """
+    here = {layer.key for layer in pool.layout.layers}
+    there = {
+        ".".join(key.split(".")[:2])
+        for key in checkpoint.tensors
+        if key.split(".")[1:2] and key.split(".")[1].isdigit()
+    }
+    beyond = sorted(there - here, key=lambda key: (key.split(".")[0], int(key.split(".")[1])))
+    if beyond:
+        raise ModelMismatchError(
+            f"The adapter in {folder} has weights for layer {beyond[0]}, which this model of {len(here)} layers lacks.",
+            hint="Load it on the model it was made for.",
+            details={"adapter_model": checkpoint.base_model.name},
+        )
+
+
+class _Writer:
+    """How one format is written."""
+
+    def __init__(self, files: Iterable[str], write: Callable[[Path, AdapterCheckpoint, Pool], None]) -> None:
+        self.files, self.write = tuple(files), write
+
+
+def _writer(format: str) -> _Writer:
+    if format == "native":
+        return _Writer(native.ADAPTER_FILES, lambda folder, checkpoint, pool: native.write_adapter(folder, checkpoint))
+    if format == "adapters":
+        return _Writer(
+            adapters_v1_folders.ADAPTER_FILES,
+            lambda folder, checkpoint, pool: adapters_v1_folders.write_adapter(folder, checkpoint, legacy_places(pool)),
+        )
+    if format == "peft":
+        from adapterhub.core.formats import peft
+
+        return _Writer(peft.ADAPTER_FILES, peft.write_adapter)
+    raise InvalidConfigError(f"There is no format {format!r}.", hint="Formats: native, adapters, peft.")
+
+
+def _owned(files: Iterable[str]) -> set[str]:
+    """Every file any of the formats writes: a folder holds one of them at a time."""
+    return {
+        *files,
+        *native.ADAPTER_FILES,
+        *adapters_v1_folders.ADAPTER_FILES,
+        "adapter_model.safetensors",
+        "pytorch_adapter.bin",
+        "pytorch_model_head.bin",
+    }
+
+
+def _load_head(model: nn.Module, name: str, head: HeadCheckpoint | None, strict: bool) -> tuple[list[str], list[str]]:
+    """The keys of the head that were used, and notes."""
+    if head is None:
+        return [], []
+    heads = heads_of(model)
+    if not heads:
+        return [], [f"this model has no place for a head; the {head.config.head_type} head was not loaded"]
+    return heads.load(name, head, strict), []
+
+
+def _leave_out(checkpoint: AdapterCheckpoint, pool: Pool, layers: Iterable[int]) -> list[str]:
+    wanted = set(layers)
+    if not wanted:
+        return []
+    gone = {layer.key for layer in pool.layout.layers if layer.index in wanted}
+    checkpoint.tensors = {
+        key: value for key, value in checkpoint.tensors.items() if ".".join(key.split(".")[:2]) not in gone
+    }
+    kept = tuple(getattr(checkpoint.config, "leave_out", ()))
+    checkpoint.config = checkpoint.config.replace(leave_out=sorted({*kept, *wanted}))
+    return [f"layers {sorted(wanted)} were left out as asked"]
+
+
+def _report(
+    name: str, folder: Path, checkpoint: AdapterCheckpoint, adapter: Adapter, head_keys: list[str], notes: list[str]
+) -> LoadReport:
+    left = set(adapter.unexpected)
+    return LoadReport(
+        name,
+        str(folder),
+        checkpoint.format,
+        used=[*(key for key in checkpoint.tensors if key not in left), *(f"head:{key}" for key in head_keys)],
+        missing=list(adapter.missing),
+        unexpected=[*checkpoint.unexpected, *adapter.unexpected],
+        head=name if head_keys else None,
+        notes=notes,
+    )
+
+
+def _note(pool: Pool, report: LoadReport) -> None:
+    pool.__dict__.setdefault(_REPORTS, {})[report.name] = report
+    _last[:] = [report]
+
+
+def _activate(model: nn.Module, setup: Any) -> None:
+    model.set_active_adapters(setup)  # type: ignore[operator]
+
+
+def _width(pool: Pool) -> int | None:
+    return pool.layout.layers[0].width if pool.layout.layers else None

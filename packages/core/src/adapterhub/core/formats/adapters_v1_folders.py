@@ -1,0 +1,204 @@
+"""Whole folders of adapter-transformers and adapters: adapter, head, fusion; read for a model, and written from one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from adapterhub.core.formats.adapters_v1 import (
+    ADAPTER_WEIGHTS,
+    FUSION_WEIGHTS,
+    from_legacy,
+    names_in,
+    to_legacy,
+    weights_file,
+)
+from adapterhub.core.formats.adapters_v1_heads import legacy_head_document, legacy_head_tensors, read_legacy_head
+from adapterhub.core.formats.checkpoint import AdapterCheckpoint, BaseModel, FusionCheckpoint, HeadCheckpoint
+from adapterhub.core.formats.files import read_json, read_tensors, write_json, write_tensors
+from adapterhub.spec.adapters_config import from_adapters, to_adapters
+from adapterhub.spec.config import AdapterConfig, BottleneckConfig
+from adapterhub.spec.errors import CheckpointError
+
+__all__ = ["LegacyPlaces", "read_adapter", "read_fusion", "write_adapter", "write_fusion"]
+
+#: The release whose format is written.
+VERSION = "adapters.1.3.0"
+
+ADAPTER_FILES = ("adapter_config.json", "adapter.safetensors", "head_config.json", "model_head.safetensors")
+FUSION_FILES = (
+    "adapter_fusion_config.json",
+    "model_adapter_fusion.safetensors",
+    "head_config.json",
+    "model_head.safetensors",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyPlaces:
+    """Where a model keeps things in their layout.
+
+    Args:
+        hosts: module path → neutral slot (`encoder.layer.3.output` → `encoder.3.ffn`), without base-model prefix.
+        embedding: neutral slot of the embedding, or empty where the family has none.
+        embedding_host: module path that holds their `invertible_adapters` (empty: the base model itself).
+        prefix: base-model prefix when the model has a head, else empty.
+        model_class: name of the model's class.
+        model_name: id of the base model.
+        model_type: `model_type` of its config.
+        hidden_size: its width.
+    """
+
+    hosts: Mapping[str, str]
+    embedding: str
+    embedding_host: str
+    prefix: str
+    model_class: str
+    model_name: str | None
+    model_type: str
+    hidden_size: int
+
+    def slots(self) -> dict[str, str]:
+        """Neutral slot → module path: `hosts` turned round, with the embedding."""
+        turned: dict[str, str] = {}
+        for path, slot in self.hosts.items():
+            turned.setdefault(slot, path)
+        if self.embedding:
+            turned[self.embedding] = self.embedding_host
+        return turned
+
+    def context(self) -> dict[str, Any]:
+        """The members all their config files share."""
+        return {
+            "hidden_size": self.hidden_size,
+            "model_class": self.model_class,
+            "model_name": self.model_name,
+            "model_type": self.model_type,
+            "version": VERSION,
+        }
+
+
+def read_adapter(folder: Path, places: LegacyPlaces, with_head: bool = True) -> AdapterCheckpoint:
+    """The adapter in `folder`, with neutral keys.
+
+    Raises:
+        CheckpointError: weights missing, malformed, or of several adapters.
+        InvalidConfigError: a config this release has no method for.
+    """
+    document = read_json(folder / "adapter_config.json")
+    fields = document["config"]
+    version = document.get("version")
+    config = from_adapters(fields, version=version)
+    weights = weights_file(folder, ADAPTER_WEIGHTS)
+    if weights is None:
+        raise CheckpointError(f"{folder} has none of {', '.join(ADAPTER_WEIGHTS)}.")
+    state = read_tensors(weights)
+    names = names_in(state)
+    if len(names) > 1:
+        raise CheckpointError(f"{weights} holds several adapters: {', '.join(sorted(names))}.")
+    tensors, unexpected = from_legacy(state, places.hosts, places.embedding)
+    config, notes = _without_absent_invertible(config, tensors, str(document.get("type") or ""), version)
+    return AdapterCheckpoint(
+        name=str(document.get("name") or (next(iter(names)) if names else folder.name)),
+        config=config,
+        tensors=tensors,
+        type=str(document.get("type") or "text_task"),
+        format="adapters",
+        base_model=_base_model(document),
+        head=read_legacy_head(folder) if with_head else None,
+        unexpected=unexpected,
+        notes=notes,
+    )
+
+
+def read_fusion(folder: Path, places: LegacyPlaces, with_head: bool = True) -> FusionCheckpoint:
+    """The fusion layer in `folder`, with neutral keys."""
+    document = read_json(folder / "adapter_fusion_config.json")
+    weights = weights_file(folder, FUSION_WEIGHTS)
+    if weights is None:
+        raise CheckpointError(f"{folder} has none of {', '.join(FUSION_WEIGHTS)}.")
+    name = str(document.get("name") or "")
+    adapters = document.get("adapter_names") or name.split(",")
+    if not isinstance(document.get("config"), Mapping) or not all(isinstance(item, str) and item for item in adapters):
+        raise CheckpointError(f"{folder / 'adapter_fusion_config.json'} names no config or no adapters.")
+    tensors, unexpected = from_legacy(read_tensors(weights), places.hosts, places.embedding)
+    return FusionCheckpoint(
+        name=name or ",".join(adapters),
+        adapters=tuple(adapters),
+        config=dict(document["config"]),
+        tensors=tensors,
+        format="adapters",
+        base_model=_base_model(document),
+        head=read_legacy_head(folder) if with_head else None,
+        unexpected=unexpected,
+    )
+
+
+def write_adapter(folder: Path, checkpoint: AdapterCheckpoint, places: LegacyPlaces) -> None:
+    """Writes the adapter (and its head) as adapters 1.3 does, safetensors only.
+
+    Raises:
+        InvalidConfigError, CheckpointError: something in it their format cannot express.
+    """
+    config = to_adapters(checkpoint.config)
+    state = to_legacy(checkpoint.tensors, checkpoint.name, places.slots(), places.prefix)
+    write_json(
+        folder / "adapter_config.json",
+        {"config": config, "name": checkpoint.name, "type": checkpoint.type, **places.context()},
+    )
+    write_tensors(folder / "adapter.safetensors", state)
+    _write_head(folder, checkpoint.head, checkpoint.name, places)
+
+
+def write_fusion(folder: Path, checkpoint: FusionCheckpoint, places: LegacyPlaces) -> None:
+    """Writes the fusion layer (and its head) as adapters 1.3 does."""
+    write_json(
+        folder / "adapter_fusion_config.json",
+        {
+            "adapter_names": list(checkpoint.adapters),
+            "config": checkpoint.config,
+            "name": checkpoint.name,
+            **places.context(),
+        },
+    )
+    state = to_legacy(checkpoint.tensors, checkpoint.name, places.slots(), places.prefix)
+    write_tensors(folder / "model_adapter_fusion.safetensors", state)
+    _write_head(folder, checkpoint.head, checkpoint.name, places)
+
+
+def _write_head(folder: Path, head: HeadCheckpoint | None, name: str, places: LegacyPlaces) -> None:
+    if head is None:
+        return
+    head = HeadCheckpoint(head.config, head.tensors, head.name or name)
+    write_json(folder / "head_config.json", legacy_head_document(head, places.context()))
+    write_tensors(folder / "model_head.safetensors", legacy_head_tensors(head, head.name or name, places.prefix))
+
+
+def _base_model(document: Mapping[str, Any]) -> BaseModel:
+    size = document.get("hidden_size")
+    model_type = document.get("model_type")
+    return BaseModel(
+        name=document.get("model_name") or None,
+        model_type=str(model_type) if model_type else None,
+        hidden_size=size if isinstance(size, int) else None,
+    )
+
+
+def _without_absent_invertible(
+    config: AdapterConfig, tensors: Mapping[str, Tensor], kind: str, version: str | None
+) -> tuple[AdapterConfig, list[str]]:
+    """1.x wrote the invertible block into the config of task adapters too, which never had its weights."""
+    if (
+        version is None
+        and kind != "text_lang"
+        and isinstance(config, BottleneckConfig)
+        and config.inv_adapter is not None
+        and not any(".embedding." in key for key in tensors)
+    ):
+        note = "the config of this old task adapter names an invertible block, which it never had; left out"
+        return config.replace(inv_adapter=None, inv_adapter_reduction_factor=None), [note]
+    return config, []
