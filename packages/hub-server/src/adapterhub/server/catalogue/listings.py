@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from adapterhub.server.catalogue.tables import explore_cells, explore_pairs, facet_counts, listings
+from adapterhub.server.catalogue.tables import explore_cells, explore_pairs, facet_counts, imported_records, listings
 from adapterhub.server.search.question import PRIVATE_WORD, organisation_word
 from adapterhub.server.search.words import document_words, is_facet_word
 from adapterhub.server.storage.tables import adapters, manifests, organisations, versions
@@ -210,10 +210,11 @@ def _rows(connection: Connection, ids: Sequence[int]) -> Iterator[dict[str, Any]
         adapter_id: shown_version(found, owners[adapter_id].default_version) for adapter_id, found in published.items()
     }
     details = _manifest_details(connection, [version.digest for version in shown.values() if version.digest])
+    records = _record_details(connection, [adapter_id for adapter_id, version in shown.items() if not version.digest])
     for adapter_id, version in shown.items():
         owner, line = owners[adapter_id], json.loads(version.line)
-        family, languages = details.get(version.digest, ("", ()))
-        yield _row(owner, version, line, family or line.get("family") or "", languages, len(published[adapter_id]))
+        family, languages = details.get(version.digest) or records.get(adapter_id) or ("", ())
+        yield _row(owner, version, line, family, languages, len(published[adapter_id]))
 
 
 def shown_version(found: Sequence[Any], default: str | None) -> Any:
@@ -233,6 +234,16 @@ def _manifest_details(connection: Connection, digests: Sequence[str]) -> dict[st
             (manifest.get("base_model") or {}).get("family") or "",
             tuple(manifest.get("languages") or ()),
         )
+    return found
+
+
+def _record_details(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, tuple[str, ...]]]:
+    """Model family and languages of imported adapters without a manifest, by adapter."""
+    found = {}
+    if ids:
+        for row in connection.execute(select(imported_records).where(imported_records.c.adapter_id.in_(ids))):
+            record = json.loads(row.document)
+            found[row.adapter_id] = (record.get("model_type") or "", ())
     return found
 
 

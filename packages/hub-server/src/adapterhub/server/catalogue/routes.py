@@ -56,18 +56,18 @@ def list_adapters(
         return search(connection, question, viewer, facets=facets).to_json()
 
 
-@router.get("/adapters/@{namespace}/{name}", summary="One adapter with its versions")
+@router.get("/catalogue/@{namespace}/{name}", summary="Everything the page of an adapter shows")
 def adapter(storage: StorageOf, viewer: ViewerOf, namespace: Segment, name: Segment) -> dict[str, Any]:
     """The version that stands for the adapter, and the list of all versions."""
     with storage.database.read() as connection:
         return service.adapter_detail(connection, namespace, name, None, viewer).to_json()
 
 
-@router.get("/adapters/@{namespace}/{name}/versions/{version}", summary="One version with its manifest")
+@router.get("/catalogue/@{namespace}/{name}/versions/{version}", summary="Everything the page of a version shows")
 def adapter_version(
     storage: StorageOf, viewer: ViewerOf, namespace: Segment, name: Segment, version: Segment
 ) -> dict[str, Any]:
-    """Everything known about one version."""
+    """One version, and the list of all versions."""
     with storage.database.read() as connection:
         return service.adapter_detail(connection, namespace, name, version, viewer).to_json()
 

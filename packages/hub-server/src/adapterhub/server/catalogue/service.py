@@ -157,7 +157,7 @@ def explore_adapters(
     return task_view, subtask_view, AdapterPage(tuple(map(summary_of, items)), following, total, True, facets)
 
 
-def _cell_facets(cells: Sequence[Row[Any]], wanted: Mapping[str, str]) -> tuple[tuple[Facet, ...], int]:
+def _cell_facets(cells: Sequence[Any], wanted: Mapping[str, str]) -> tuple[tuple[Facet, ...], int]:
     """The facets over the cells of one pair and how many adapters all filters together leave."""
     names = list(CELL_FILTERS)
     wants = [wanted.get(name) for name in names]
@@ -368,7 +368,7 @@ def namespace_adapters(
 
 def hub_counts(connection: Connection) -> HubCounts:
     """How many of everything the hub shows to everybody."""
-    counts = dict(
+    counts: dict[str, int] = dict(
         connection.execute(
             select(facet_counts.c.field, func.count())
             .where(facet_counts.c.field.in_(("model", "namespace")))

@@ -179,7 +179,7 @@ def read_cursor(cursor: str, order: str, kinds: tuple[type, ...]) -> list[Any] |
         if found != order or len(values) != len(kinds):
             raise ValueError
         for value, kind in zip(values, kinds, strict=True):
-            if type(value) is not kind or (kind is int and not 0 <= value < 2**62):
+            if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**62):
                 raise ValueError
     except (ValueError, TypeError, binascii.Error, UnicodeDecodeError, RecursionError):
         raise CursorError("The cursor does not belong to this list.", hint="Start again without `cursor`.") from None

@@ -265,7 +265,7 @@ def _by_relevance(
     return [*exact, *ordered] if first else ordered
 
 
-def _named(connection: Connection, phrase: str, matches: list[Match], viewer: Viewer) -> list[Row[Any]]:
+def _named(connection: Connection, phrase: str, matches: list[Match], viewer: Viewer) -> list[Any]:
     """Up to 20 matching adapters whose folded name is `phrase`, most popular first."""
     rows = connection.execute(
         select(*_light, listings.c.words)
@@ -346,9 +346,7 @@ def _global_facets(connection: Connection) -> tuple[Facet, ...]:
 
 def _facet(name: str, counts: Sequence[tuple[str, int]], selected: str, *, exact: bool, more: int) -> Facet | None:
     wanted = selected.lower().replace("_", "-").replace(".", "-")
-    choices = tuple(
-        Choice(value, count, "", bool(selected) and (value == selected or value == wanted)) for value, count in counts
-    )
+    choices = tuple(Choice(value, count, "", bool(selected) and value in (selected, wanted)) for value, count in counts)
     if not choices or (len(choices) == 1 and not selected and name == "kind"):
         return None
     return Facet(name, FACET_TITLES[name], choices, exact, more)

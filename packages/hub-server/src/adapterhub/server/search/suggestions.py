@@ -7,6 +7,7 @@ import string
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -52,7 +53,7 @@ def _known(connection: Connection, word: str) -> bool:
 def _corrections(connection: Connection, word: str) -> list[str]:
     """Indexed words close to `word`: one letter off, then near ones among the names of tasks, models and languages."""
     near = sorted(_one_edit(word))
-    rows = []
+    rows: list[Any] = []
     for start in range(0, len(near), 500):
         rows += connection.execute(
             select(facet_counts.c.value, facet_counts.c.adapters).where(

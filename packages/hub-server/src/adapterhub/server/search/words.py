@@ -22,7 +22,33 @@ _COMPOUND = re.compile(r"[^\W_]+(?:[-_.+/][^\W_]+)*", re.UNICODE)
 _PART = re.compile(r"[^\W_]+", re.UNICODE)
 _FACET_MARK = "zqx"
 #: too common in descriptions to tell adapters apart
-_STOP = frozenset("a an and are as at be by for from in is it of on or that the this to was were with".split())
+_STOP = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "by",
+        "for",
+        "from",
+        "in",
+        "is",
+        "it",
+        "of",
+        "on",
+        "or",
+        "that",
+        "the",
+        "this",
+        "to",
+        "was",
+        "were",
+        "with",
+    ]
+)
 
 
 def normalise(text: str) -> str:

@@ -72,7 +72,7 @@ def render_markdown(text: str, *, heading_offset: int = 2) -> Markup:
     )
     if cut:
         clean += f"<p>Only the first {MAX_CHARACTERS:,} characters are shown.</p>"
-    return Markup(clean)  # noqa: S704 - sanitised above
+    return Markup(clean)
 
 
 def strip_front_matter(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 from urllib.parse import quote, urlencode
 
 from sqlalchemy import Connection
@@ -28,11 +27,13 @@ def landing_page(connection: Connection, site: Site) -> str:
     """`/`"""
     popular = search(connection, Question(limit=6, sort="downloads"), facets=False).items
     newest = search(connection, Question(limit=6, sort="newest"), facets=False).items
+    sample = next((item for item in (*popular, *newest) if item.task and item.kind == "task"), None)
+    start = landing_snippets(site.url, sample.model_name, sample.reference) if sample else landing_snippets(site.url)
     if not any(item.downloads for item in popular):
         popular = ()
     return render(
         "landing.html", site, twin="/v1/counts", counts=service.hub_counts(connection), popular=popular, newest=newest,
-        popular_tasks=service.popular_tasks(connection, 6), start_snippets=landing_snippets(site.url),
+        popular_tasks=service.popular_tasks(connection, 6), start_snippets=start,
     )  # fmt: skip
 
 
@@ -107,7 +108,7 @@ def adapter_page(
     default = next((view.version for view in detail.versions if view.is_default), detail.version.version)
     return render(
         "adapter.html", site, section=summary.kind,
-        twin=f"/v1/adapters/@{quote(summary.namespace)}/{quote(summary.name)}" + (f"/versions/{quote(version)}" if version else ""),
+        twin=f"/v1/catalogue/@{quote(summary.namespace)}/{quote(summary.name)}" + (f"/versions/{quote(version)}" if version else ""),
         detail=detail, kind_title=KIND_TITLES[summary.kind], task_name=task_name, subtask_name=subtask_name,
         snippets=snippets(detail, site.url), card=render_markdown(detail.card) if detail.card.strip() else "",
         newer=default if default != detail.version.version else "",

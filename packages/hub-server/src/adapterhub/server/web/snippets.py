@@ -114,15 +114,17 @@ def _quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def landing_snippets(hub_url: str) -> tuple[Snippet, ...]:
-    """Getting started: load, train, publish."""
+def landing_snippets(
+    hub_url: str, model_name: str = "bert-base-uncased", reference: str = "sentiment/sst-2@ukp"
+) -> tuple[Snippet, ...]:
+    """Getting started: load, train, publish. The adapter of the first sample should be one the hub has."""
     load = (
-        "from transformers import AutoModelForSequenceClassification\n"
+        "from transformers import AutoModel\n"
         "import adapterhub.core as ah\n"
         "\n"
-        'model = AutoModelForSequenceClassification.from_pretrained("bert-base-uncased")\n'
+        f"model = AutoModel.from_pretrained({_quote(model_name)})\n"
         "ah.init(model)\n"
-        'model.active_adapters = model.load_adapter("sentiment/sst-2@ukp")\n'
+        f"model.active_adapters = model.load_adapter({_quote(reference)})\n"
     )
     train = (
         "ah.init(model)\n"
