@@ -16,7 +16,7 @@ from adapterhub.spec.errors import AdapterHubError
 from adapterhub.spec.index import build_index, lookup
 from adapterhub.spec.legacy import read_legacy_catalogue
 from adapterhub.spec.reference import fold, parse_reference
-from adapterhub.spec.resolution import EntryIndex, resolve
+from adapterhub.spec.resolution import EntryIndex, load_aliases, resolve
 
 DATA = Path(os.environ.get("ADAPTERHUB_TEST_DATA") or Path(__file__).parents[4] / "shared" / "data")
 CASES: list[dict[str, Any]] = []
@@ -145,6 +145,28 @@ def test_static_index_files_give_the_same_answers(catalogues: Any) -> None:
             assert rounds <= 3
             compared += 1
     assert compared > 450
+
+
+def test_the_shipped_aliases_add_words_and_change_no_answer(catalogues: Any) -> None:
+    catalogue, index = catalogues(None)
+    aliases = load_aliases()
+    plain = [case for case in CASES if case["aliases"] is None and not case.get("extra_adapters")]
+    for case in plain:
+        assert _answer({**case, "aliases": aliases}, index, catalogue.defaults) == _answer(
+            case, index, catalogue.defaults
+        )
+    for word, target in aliases.items():
+        if all(resolves(target, index, model) is None for model in index.model_names):
+            continue  # vocabulary without adapters yet
+        assert any(resolves(word, index, model, aliases) for model in index.model_names), word
+
+
+def resolves(ref: str, index: EntryIndex, model: str, aliases: dict[str, str] | None = None) -> str | None:
+    """The error code or id a reference gives, None where there is nothing."""
+    try:
+        return resolve(ref, index, model_name=model, aliases=aliases).full_id
+    except AdapterHubError as error:
+        return None if error.code == "NotFound" else error.code
 
 
 def test_names_of_the_whole_catalogue_fit_the_grammar_and_fold_to_distinct_keys(catalogues: Any) -> None:

@@ -52,7 +52,7 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(("HeadConfig",), "heads"),
     **dict.fromkeys(("ModelFamily", "load_family", "family_names"), "family"),
     **dict.fromkeys(("AdapterReference", "parse_reference", "format_reference", "fold"), "reference"),
-    **dict.fromkeys(("EntryIndex", "Resolution", "resolve"), "resolution"),
+    **dict.fromkeys(("EntryIndex", "Resolution", "load_aliases", "resolve"), "resolution"),
     **dict.fromkeys(("IndexEntry",), "index"),
     **dict.fromkeys(("Manifest", "build_manifest"), "manifest"),
     **dict.fromkeys(("Problem", "validate_path"), "validate"),

@@ -24,7 +24,16 @@ from adapterhub.spec.errors import (
 from adapterhub.spec.index import IndexEntry, segment_prefixes
 from adapterhub.spec.reference import AdapterReference, fold, parse_reference
 
-__all__ = ["Defaults", "EntryIndex", "Resolution", "alias_targets", "match_pairs", "resolve"]
+__all__ = [
+    "Defaults",
+    "EntryIndex",
+    "Resolution",
+    "alias_targets",
+    "default_entry",
+    "load_aliases",
+    "match_pairs",
+    "resolve",
+]
 
 #: Default pointers: (model name, task, subtask) → "@namespace/name"; or records with model_name, task, subtask, adapter.
 Defaults: TypeAlias = Mapping[tuple[str, str, str], str] | Iterable[Mapping[str, str]]
@@ -328,6 +337,17 @@ def match_pairs(
         if found:
             return tier, found
     return None, []
+
+
+def load_aliases() -> dict[str, str]:
+    """The alias table of the spec (`spec/aliases.json`): other words people use for tasks and data sets. `resolve` applies
+    only the table it is given; hubs and clients give it this one unless told otherwise."""
+    import json
+    from importlib import resources
+
+    data = resources.files("adapterhub.spec") / "data" / "aliases.json"
+    table: dict[str, str] = json.loads(data.read_text(encoding="utf-8"))
+    return table
 
 
 def default_entry(versions: Iterable[IndexEntry]) -> IndexEntry | None:
