@@ -1,5 +1,7 @@
 """Find, resolve, download, verify and publish adapters. Names are loaded on first use: the import itself costs nothing."""
 
+# ruff: noqa: F401 - names under TYPE_CHECKING are exported
+
 from __future__ import annotations
 
 import importlib

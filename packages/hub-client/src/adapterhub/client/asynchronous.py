@@ -37,7 +37,9 @@ class AsyncHubClient:
         """See `HubClient.download`."""
         return await asyncio.to_thread(self.client.download, reference, **context)
 
-    async def list_adapters(self, source: str | None = "ah", model_name: str | None = None, **filters: Any) -> list[AdapterInfo]:
+    async def list_adapters(
+        self, source: str | None = "ah", model_name: str | None = None, **filters: Any
+    ) -> list[AdapterInfo]:
         """See `HubClient.list_adapters`."""
         return await asyncio.to_thread(self.client.list_adapters, source, model_name, **filters)
 

@@ -63,9 +63,18 @@ def card_text(
     text = format_reference(AdapterReference(**{**_fields(reference), "hub": None, "version": None, "digest": None}))
     lines += ["", "```python", "import adapterhub.core as ah", "", "ah.init(model)"]
     lines += [f'model.load_adapter("{text}")', "```", ""]
-    rows = [(title, training[key]) for key, title in _TRAINING_FIELDS if isinstance(training.get(key), (str, int, float))]
+    rows = [
+        (title, training[key]) for key, title in _TRAINING_FIELDS if isinstance(training.get(key), (str, int, float))
+    ]
     if rows:
-        lines += ["## Training", "", "| | |", "|---|---|", *(f"| {title} | {_plain(str(value))} |" for title, value in rows), ""]
+        lines += [
+            "## Training",
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {title} | {_plain(str(value))} |" for title, value in rows),
+            "",
+        ]
     metrics = [item for item in metadata.get("metrics") or training.get("metrics") or () if isinstance(item, Mapping)]
     if metrics:
         lines += ["## Metrics", "", "| metric | value | data | split |", "|---|---|---|---|"]

@@ -30,8 +30,7 @@ from adapterhub.spec.errors import (
 )
 from adapterhub.spec.index import IndexEntry, lookup
 from adapterhub.spec.reference import AdapterReference, format_reference, parse_reference
-from adapterhub.spec.resolution import Resolution
-from adapterhub.spec.resolution import resolve as resolve_purely
+from adapterhub.spec.resolution import Resolution, resolve as resolve_purely
 
 if TYPE_CHECKING:
     from adapterhub.client.lockfile import Lockfile
@@ -691,16 +690,16 @@ class HubClient:
             )
         return transport
 
+    def _token(self, origin: str) -> str | None:
+        found = token_for(self.settings, origin)
+        return found[0] if found else None
+
     def _new_transport(self, hub: Hub) -> Transport:
         from adapterhub.client.transport import Limits, Transport
 
-        def token(origin: str) -> str | None:
-            found = token_for(self.settings, origin)
-            return found[0] if found else None
-
         log = (lambda line: print(f"adapterhub: {line}", file=sys.stderr)) if self.settings.debug else None
         return Transport(
-            base=hub.url, token=token, offline=self.settings.offline, limits=self.limits or Limits(), log=log
+            base=hub.url, token=self._token, offline=self.settings.offline, limits=self.limits or Limits(), log=log
         )
 
     def _index(self, hub: Hub) -> IndexFiles:
@@ -708,7 +707,8 @@ class HubClient:
         if found is None:
             source = self.source(hub)
             offline = self.settings.offline and not source.offline_capable
-            found = IndexFiles(self.cache, source, offline=offline, clock=time.time)
+            reader = "" if hub.is_folder else (self._token(hub.origin) or "")
+            found = IndexFiles(self.cache, source, offline=offline, reader=reader, clock=time.time)
             self._indexes[hub.url] = found
         return found
 

@@ -114,11 +114,13 @@ class AdapterInfo:
             value = item.get(name)
             if name != "source" and value is not None and isinstance(value, kinds) and not _odd_bool(value, kinds):
                 values[name] = value
-        if "language" not in values and isinstance(item.get("languages"), (list, tuple)) and item["languages"]:
-            values["language"] = str(item["languages"][0])
+        languages = item.get("languages")
+        if "language" not in values and isinstance(languages, (list, tuple)) and languages:
+            values["language"] = str(languages[0])
         namespace, name = values.get("namespace"), values.get("name")
         values.setdefault("adapter_id", f"@{namespace}/{name}")
-        values.setdefault("username", namespace)
+        if namespace is not None:
+            values.setdefault("username", namespace)
         return cls(**values)
 
 

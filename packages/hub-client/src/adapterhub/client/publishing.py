@@ -112,7 +112,9 @@ def prepare(
     from adapterhub.spec.validate import validate_path
 
     if reference.digest is not None:
-        raise InvalidReferenceError("A digest comes out of publishing; it cannot be given.", hint="Leave @sha256:… out.")
+        raise InvalidReferenceError(
+            "A digest comes out of publishing; it cannot be given.", hint="Leave @sha256:… out."
+        )
     if reference.word is not None:
         raise InvalidReferenceError(
             f"{format_reference(reference)!r} is not enough to publish under.",
@@ -143,7 +145,9 @@ def prepare(
         known = [json.dumps(item, sort_keys=True) for item in problems]
         problems += [item for item in error.problems if json.dumps(item, sort_keys=True) not in known]
     except InvalidManifestError as error:
-        problems += list(error.details.get("problems") or [{"pointer": "", "message": error.message, "hint": error.hint}])
+        problems += list(
+            error.details.get("problems") or [{"pointer": "", "message": error.message, "hint": error.hint}]
+        )
     if problems or manifest is None:
         raise ValidationFailedError(
             f"{folder} cannot be published: {len(problems)} problem{'s' if len(problems) != 1 else ''}.",
@@ -249,7 +253,9 @@ def yank_version(
 
 
 def _about_blobs(error: ValidationFailedError) -> bool:
-    return any("/files" in str(problem.get("pointer", "")) for problem in error.problems if isinstance(problem, Mapping))
+    return any(
+        "/files" in str(problem.get("pointer", "")) for problem in error.problems if isinstance(problem, Mapping)
+    )
 
 
 def _missing(transport: Transport, records: Mapping[str, FileRecord]) -> tuple[list[str], list[str]]:
@@ -258,9 +264,7 @@ def _missing(transport: Transport, records: Mapping[str, FileRecord]) -> tuple[l
     for digest, record in records.items():
         answer = transport.request("HEAD", f"/v1/blobs/{digest}", accept=(404,))
         length = answer.headers.get("content-length", "")
-        if answer.status == 404:
-            missing.append(digest)
-        elif length.isdigit() and int(length) not in (0, record.size):
+        if answer.status == 404 or (length.isdigit() and int(length) not in (0, record.size)):
             missing.append(digest)
         else:
             there.append(digest)
@@ -366,5 +370,3 @@ def _write_note(note: Path, location: str) -> None:
         write_atomically(note, json.dumps({"location": location}).encode(), durable=False)
     except (OSError, StorageError):
         pass  # without the note a broken upload starts again from the beginning
-
-

@@ -1,0 +1,85 @@
+"""Commands about who you are: login, logout, whoami."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from adapterhub.client.cli.options import Json, Source
+from adapterhub.client.cli.output import note, print_fields, print_json
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(epilog="Example: adapterhub login   (asks for the token)")(login)
+    app.command()(logout)
+    app.command()(whoami)
+
+
+def login(
+    source: Source = None,
+    token: Annotated[
+        str | None, typer.Option("--token", help="The token; asked for, or read from stdin, without.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Ask the hub whether it is good.")] = True,
+) -> None:
+    """Keep a token for a hub: in a file only you can read, or in the keyring with ADAPTERHUB_KEYRING=1."""
+    from adapterhub.client.credentials import check_token, remember_token
+    from adapterhub.client.identity import who_is
+    from adapterhub.client.settings import load_settings
+
+    settings = load_settings()
+    hub = settings.hub(source)
+    if token is None:
+        if sys.stdin.isatty():
+            import getpass
+
+            token = getpass.getpass(f"Token for {hub.url}: ")
+        else:
+            token = sys.stdin.readline()
+    token = check_token(token.strip())
+    about = who_is(settings, hub, token=token) if check and not settings.offline else {}
+    place = remember_token(settings, hub, token)
+    organisation = about.get("organisation") or about.get("organization") or about.get("namespace")
+    note(f"Logged in to {hub.url}" + (f" as {organisation}" if organisation else "") + f"; the token is in {place}.")
+    if settings.token:
+        note("Note: ADAPTERHUB_TOKEN is set and goes before it.")
+
+
+def logout(source: Source = None) -> None:
+    """Forget the token for a hub."""
+    from adapterhub.client.credentials import forget_token
+    from adapterhub.client.settings import load_settings
+
+    settings = load_settings()
+    hub = settings.hub(source)
+    note(f"Logged out of {hub.url}." if forget_token(settings, hub) else f"There was no token for {hub.url}.")
+    if settings.token:
+        note("Note: ADAPTERHUB_TOKEN is still set.")
+
+
+def whoami(source: Source = None, json: Json = False) -> None:
+    """Show whose token is in use and what it may do."""
+    from adapterhub.client.credentials import token_for
+    from adapterhub.client.identity import who_is
+    from adapterhub.client.settings import load_settings
+    from adapterhub.spec.errors import AuthenticationError
+
+    settings = load_settings()
+    hub = settings.hub(source)
+    found = token_for(settings, hub.origin)
+    if found is None:
+        raise AuthenticationError(
+            f"Not logged in to {hub.url}.", hint="Run: adapterhub login, or set ADAPTERHUB_TOKEN."
+        )
+    about = {"hub": hub.url, **who_is(settings, hub, token=found[0]), "token_from": found[1]}
+    if json:
+        print_json(about)
+    else:
+        print_fields(
+            {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in about.items()}
+        )

@@ -1,0 +1,87 @@
+"""How commands print: JSON when asked, a table on a terminal, tab-separated lines into a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["Style", "note", "print_fields", "print_json", "print_table", "readable_bytes", "readable_time", "style"]
+
+
+class Style:
+    """What the user asked for before the command's name."""
+
+    quiet = False
+    color = True
+
+
+style = Style()
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, first_only: bool = False) -> None:
+    """Rows under headings on a terminal; tab-separated without headings elsewhere; only the first column with --quiet."""
+    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if style.quiet or first_only:
+        for row in texts:
+            print(row[0])
+    elif sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in texts:
+            table.add_row(*(Text(cell) for cell in row))
+        Console(no_color=not _colored()).print(table)
+    else:
+        for row in texts:
+            print("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
+
+
+def print_fields(fields: Mapping[str, Any]) -> None:
+    """Names and values, one a line."""
+    shown = {name: value for name, value in fields.items() if value not in (None, "", [], ())}
+    width = max((len(name) for name in shown), default=0)
+    for name, value in shown.items():
+        print(f"{name:<{width}}  {value}" if sys.stdout.isatty() else f"{name}\t{value}")
+
+
+def note(text: str) -> None:
+    """A remark on stderr, unless --quiet."""
+    if not style.quiet:
+        print(text, file=sys.stderr)
+
+
+def readable_bytes(count: int | None) -> str:
+    """`3.6 MB`; powers of 1000."""
+    if count is None:
+        return ""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.5 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def readable_time(seconds: float) -> str:
+    """`3 days ago`, from a number of seconds."""
+    for length, word in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {word}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def _colored() -> bool:
+    return style.color and not os.environ.get("NO_COLOR")

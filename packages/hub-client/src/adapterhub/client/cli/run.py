@@ -1,0 +1,92 @@
+"""Run one command and turn every failure into a line that says what to do next."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from typing import Any
+
+from adapterhub.spec.errors import AdapterHubError, AmbiguousAdapterError, ValidationFailedError, exit_code
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> int:
+    """Run `arguments`; returns the exit code."""
+    kept = warnings.showwarning
+    warnings.showwarning = _show_warning
+    try:
+        from adapterhub.client.cli.app import build
+
+        command = build(arguments)
+        code = command(args=arguments or ["--help"], prog_name="adapterhub", standalone_mode=True)
+        return code if isinstance(code, int) else 0
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else (0 if stop.code is None else 1)
+    except AdapterHubError as error:
+        return _fail(error, arguments)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:
+        if _debugging():
+            raise
+        kind = type(error).__name__
+        print(f"Error: {_one_line(str(error)) or kind} ({kind}).", file=sys.stderr)
+        print("Hint: Run again with ADAPTERHUB_DEBUG=1 for the details.", file=sys.stderr)
+        return 1
+    finally:
+        warnings.showwarning = kept
+
+
+def _fail(error: AdapterHubError, arguments: list[str]) -> int:
+    if _debugging():
+        import traceback
+
+        traceback.print_exception(error)
+    if "--json" in arguments:
+        problem = {**error.to_problem(), "problems": getattr(error, "problems", [])}
+        print(json.dumps(problem, default=str), file=sys.stderr)
+        return exit_code(error)
+    print(f"Error: {_one_line(error.message)}", file=sys.stderr)
+    for problem in getattr(error, "problems", []) if isinstance(error, ValidationFailedError) else []:
+        print(f"  {_problem_line(problem)}", file=sys.stderr)
+    if isinstance(error, AmbiguousAdapterError):
+        for candidate in error.candidates:
+            print(f"  {_candidate_line(candidate)}", file=sys.stderr)
+    if error.suggestions and not any(str(word) in error.hint for word in error.suggestions):
+        print(f"Did you mean: {', '.join(map(str, error.suggestions))}", file=sys.stderr)
+    if error.hint:
+        print(f"Hint: {_one_line(error.hint)}", file=sys.stderr)
+    return exit_code(error)
+
+
+def _problem_line(problem: Any) -> str:
+    if not isinstance(problem, dict):
+        return _one_line(str(problem))
+    place = " ".join(str(problem[key]) for key in ("file", "pointer") if problem.get(key))
+    text = f"{place}: {problem.get('message', '')}" if place else str(problem.get("message", ""))
+    return _one_line(f"{text} {problem.get('hint', '')}")
+
+
+def _candidate_line(candidate: Any) -> str:
+    if isinstance(candidate, dict):
+        return f"{candidate.get('adapter', '')}  ({candidate.get('id', '')})"
+    return str(candidate)
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+    print(f"Note: {_one_line(str(message))}", file=sys.stderr)
+
+
+def _debugging() -> bool:
+    return os.environ.get("ADAPTERHUB_DEBUG", "").strip().lower() in {"1", "on", "yes", "true"}
