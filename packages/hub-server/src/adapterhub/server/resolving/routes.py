@@ -16,7 +16,7 @@ from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
 from adapterhub.server.dependencies import Bearer, SettingsOf, StorageOf, ViewerOf
 from adapterhub.server.operations.metrics import BLOB_BYTES, RESOLVES
 from adapterhub.server.resolving.content import blob_size, manifest_bytes, parse_range
-from adapterhub.server.resolving.details import adapter_details, version_details
+from adapterhub.server.resolving.history import adapter_history
 from adapterhub.server.resolving.files import etag_of, index_file
 from adapterhub.server.resolving.service import resolve_reference
 from adapterhub.server.storage import Storage
@@ -200,19 +200,11 @@ async def blob(
     return StreamingResponse(body(), 206 if asked else 200, headers, media_type="application/octet-stream")
 
 
-@router.get("/v1/adapters/@{namespace}/{name}", tags=["adapters"], summary="One adapter and its versions")
-def adapter(storage: StorageOf, viewer: ViewerOf, namespace: Namespace, name: Name) -> Response:
-    """Its texts, counts, and every version, deleted ones as tombstones."""
+@router.get("/v1/adapters/@{namespace}/{name}/history", tags=["adapters"], summary="Every version there ever was")
+def history(storage: StorageOf, viewer: ViewerOf, namespace: Namespace, name: Name) -> Response:
+    """With its state: deleted ones as tombstones; those in review and refused ones for the organisation's own people."""
     with storage.database.read() as connection:
-        found = adapter_details(connection, namespace, name, viewer)
-    return JSONResponse(found, headers=_cache_headers(viewer, _SHORT))
-
-
-@router.get("/v1/adapters/@{namespace}/{name}/versions/{version}", tags=["adapters"], summary="One version with its manifest")
-def adapter_version(storage: StorageOf, viewer: ViewerOf, namespace: Namespace, name: Name, version: Name) -> Response:
-    """The index entry, the manifest, the files."""
-    with storage.database.read() as connection:
-        found = version_details(connection, namespace, name, version, viewer)
+        found = adapter_history(connection, namespace, name, viewer)
     return JSONResponse(found, headers=_cache_headers(viewer, _SHORT))
 
 

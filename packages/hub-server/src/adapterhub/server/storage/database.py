@@ -104,8 +104,12 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
 
-def open_database(settings: Settings, *, migrate: bool = True) -> Database:
+def open_database(settings: Settings, *, migrate: bool = True, check: bool = True) -> Database:
     """Open the database of `settings`, checking that it answers and that its schema is ours.
+
+    Args:
+        migrate: bring the schema up to date.
+        check: without `migrate`, refuse another schema than this release's.
 
     Raises:
         StorageError: saying in one line what is wrong.
@@ -122,7 +126,7 @@ def open_database(settings: Settings, *, migrate: bool = True) -> Database:
             database.path.parent.mkdir(parents=True, exist_ok=True)
         if migrate:
             bring_up_to_date(database)
-        else:
+        elif check:
             check_revision(database)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise StorageError(

@@ -1,0 +1,73 @@
+"""Running the application: a socket first, so that a taken port is one clear line, then one process or several."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from typing import Any
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from adapterhub.server.operations.requests import configure_logging
+from adapterhub.server.settings import Settings
+from adapterhub.server.storage import open_storage
+from adapterhub.spec.errors import StorageError
+
+__all__ = ["bind", "run"]
+
+_GRACE_SECONDS = 60
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises StorageError saying who is in the way."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        hint = "Stop what uses it, or choose another one with --port." if error.errno in (98, 48) else "Check --host and --port."
+        raise StorageError(f"Cannot listen on {host}:{port}: {error.strerror or error}.", hint=hint) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def run(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
+    """Serve until a signal comes; then finish what is under way, for at most a minute."""
+    configure_logging(settings)
+    storage = open_storage(settings)  # before the port: what cannot work says so at once
+    storage.blobs.check()
+    storage.close()
+    listener = bind(host, port)
+    address = listener.getsockname()
+    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+    options: dict[str, Any] = {
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "timeout_keep_alive": 30,
+        "timeout_graceful_shutdown": _GRACE_SECONDS,
+        "h11_max_incomplete_event_size": 65536,
+        "proxy_headers": False,
+        "backlog": 2048,
+    }
+    print(f"AdapterHub is at http://{shown}:{address[1]} (data: {settings.data.resolve()})", file=sys.stderr, flush=True)
+    if workers == 1:
+        from adapterhub.server.app import create_app
+
+        uvicorn.Server(uvicorn.Config(create_app(settings), **options)).run(sockets=[listener])
+        return
+    os.environ.update(settings.to_environment())
+    counters = tempfile.mkdtemp(prefix="adapterhub-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters
+    try:
+        config = uvicorn.Config("adapterhub.server.app:from_environment", factory=True, workers=workers, **options)
+        Multiprocess(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+    finally:
+        shutil.rmtree(counters, ignore_errors=True)
