@@ -73,9 +73,9 @@ def import_catalogue(storage: Storage, folder: str | Path, *, actor: str = "oper
     with storage.database.write() as connection:
         serial = next_serial(connection)
         owners = _organisations(connection, catalogue, done)
+        _vocabulary(connection, catalogue, done)  # before the adapters: search finds them by these names
         ids = _adapters(connection, catalogue, owners, serial, done)
         _defaults(connection, catalogue, ids, done)
-        _vocabulary(connection, catalogue, done)
         record(connection, actor, "catalogue.import", Path(folder).name, done.to_json(), serial=serial)
         project(connection, sorted(ids.values()))
     return done
@@ -192,7 +192,7 @@ def _vocabulary(connection: Connection, catalogue: Catalogue, done: Imported) ->
             "metric": item.metric.name if item.metric else "",
             "dataset": item.hf_dataset or "",
         }
-    blank = {name: "" for name in ("url", "citation", "language", "metric", "dataset")}
+    blank = dict.fromkeys(("url", "citation", "language", "metric", "dataset"), "")
     complete = [
         {"kind": kind, "task_key": task_key, "subtask_key": subtask_key, **blank, **row}
         for (kind, task_key, subtask_key), row in rows.items()

@@ -14,7 +14,14 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from adapterhub.server.catalogue.tables import explore_cells, explore_pairs, facet_counts, imported_records, listings
+from adapterhub.server.catalogue.tables import (
+    explore_cells,
+    explore_pairs,
+    facet_counts,
+    imported_records,
+    listings,
+    vocabulary,
+)
 from adapterhub.server.search.question import PRIVATE_WORD, organisation_word
 from adapterhub.server.search.words import document_words, is_facet_word
 from adapterhub.server.storage.tables import adapters, manifests, organisations, versions
@@ -211,10 +218,11 @@ def _rows(connection: Connection, ids: Sequence[int]) -> Iterator[dict[str, Any]
     }
     details = _manifest_details(connection, [version.digest for version in shown.values() if version.digest])
     records = _record_details(connection, [adapter_id for adapter_id, version in shown.items() if not version.digest])
+    names = _names(connection, [owners[adapter_id] for adapter_id in shown])
     for adapter_id, version in shown.items():
         owner, line = owners[adapter_id], json.loads(version.line)
         family, languages = details.get(version.digest) or records.get(adapter_id) or ("", ())
-        yield _row(owner, version, line, family, languages, len(published[adapter_id]))
+        yield _row(owner, version, line, family, languages, len(published[adapter_id]), names)
 
 
 def shown_version(found: Sequence[Any], default: str | None) -> Any:
@@ -237,9 +245,20 @@ def _manifest_details(connection: Connection, digests: Sequence[str]) -> dict[st
     return found
 
 
+def _names(connection: Connection, owners: Sequence[Any]) -> dict[tuple[str, str, str], str]:
+    """What the vocabulary calls the tasks and data sets of these adapters, so that search finds them by name."""
+    keys = {owner.task_key for owner in owners}
+    rows = connection.execute(
+        select(vocabulary.c.kind, vocabulary.c.task_key, vocabulary.c.subtask_key, vocabulary.c.name).where(
+            vocabulary.c.task_key.in_(keys)
+        )
+    )
+    return {(row.kind, row.task_key, row.subtask_key): row.name for row in rows}
+
+
 def _record_details(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, tuple[str, ...]]]:
     """Model family and languages of imported adapters without a manifest, by adapter."""
-    found = {}
+    found: dict[int, tuple[str, tuple[str, ...]]] = {}
     if ids:
         for row in connection.execute(select(imported_records).where(imported_records.c.adapter_id.in_(ids))):
             record = json.loads(row.document)
@@ -248,7 +267,13 @@ def _record_details(connection: Connection, ids: Sequence[int]) -> dict[int, tup
 
 
 def _row(
-    owner: Any, version: Any, line: Mapping[str, Any], family: str, languages: Iterable[str], count: int
+    owner: Any,
+    version: Any,
+    line: Mapping[str, Any],
+    family: str,
+    languages: Iterable[str],
+    count: int,
+    names: Mapping[tuple[str, str, str], str],
 ) -> dict[str, Any]:
     config = line.get("config") or {}
     kind = "language" if owner.type == "text_lang" else "task"
@@ -292,7 +317,8 @@ def _row(
         "sha1": next((file["sha1"] for file in line.get("files") or () if file.get("sha1")), None),
     }
     texts = (
-        owner.namespace, owner.name, f"{owner.task} {owner.subtask}", owner.model_name, row["using"] or "", owner.method, kind,
+        owner.namespace, owner.name, f"{owner.task} {owner.subtask}",
+        names.get((kind, owner.task_key, ""), ""), names.get((kind, owner.task_key, owner.subtask_key), ""), owner.model_name, row["using"] or "", owner.method, kind,
         row["languages"], row["license"] or "", row["description"],
     )  # fmt: skip
     row["words"] = document_words(texts, row_facets(row))

@@ -225,25 +225,27 @@ def adapter_detail(
             candidates=[row.version for row in reversed(published)],
         )
     summary = dataclasses.replace(summary_of(listing), description=" ".join(owner.description.split()))
-    views = tuple(_version_view(row, row.version == default.version) for row in reversed(published))
-    record = connection.execute(select(imported_records).where(imported_records.c.adapter_id == owner.id)).first()
+    found = connection.execute(
+        select(imported_records.c.document).where(imported_records.c.adapter_id == owner.id)
+    ).first()
+    record = json.loads(found.document) | {"source": "an imported catalogue"} if found else {}
+    views = tuple(_version_view(row, row.version == default.version, record) for row in reversed(published))
     manifest = None
     if chosen.digest:
         body = connection.execute(
             select(manifests.c.body).where(manifests.c.digest == chosen.digest)
         ).scalar_one_or_none()
         manifest = json.loads(body) if body is not None else None
-    return _detail(summary, owner, chosen, views, manifest, json.loads(record.document) if record else None)
+    return _detail(summary, owner, chosen, views, manifest, record)
 
 
 def _detail(
     summary: Any, owner: Row[Any], chosen: Row[Any], views: tuple[VersionView, ...], manifest: Mapping[str, Any] | None,
-    record: Mapping[str, Any] | None,
+    record: Mapping[str, Any],
 ) -> AdapterDetail:  # fmt: skip
     line = json.loads(chosen.line)
     shown = next(view for view in views if view.version == chosen.version)
     known = manifest or {}
-    record = record or {}
     summary = dataclasses.replace(
         summary, version=chosen.version, digest=chosen.digest, size=chosen.size, yanked=bool(chosen.yanked),
         config_id=chosen.config_id, status=line.get("status") or "available",
@@ -278,6 +280,7 @@ def _detail(
         ),
         config=known.get("config") or line.get("config") or {},
         head=known.get("head"),
+        has_head=bool(known.get("head") or record.get("prediction_head")),
         base_model=known.get("base_model") or {"name": summary.model_name, "hidden_size": summary.hidden_size},
         library=known.get("library") or {},
         authors=tuple(known.get("authors") or record.get("authors") or ()),
@@ -286,6 +289,7 @@ def _detail(
         dependencies=tuple(_dependency(item) for item in known.get("dependencies") or record.get("dependencies") or ()),
         card=owner.card,
         published_by=f"@{summary.namespace}, with {by}" if by else record.get("source", f"@{summary.namespace}"),
+        links=_links(record),
         legacy_config_id=line.get("legacy_config_id"),
         manifest=manifest,
     )
@@ -300,9 +304,22 @@ def _dependency(item: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _version_view(row: Row[Any], is_default: bool) -> VersionView:
+def _links(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Where an imported record says more can be read."""
+    found = []
+    if record.get("url"):
+        found.append(("Website", str(record["url"])))
+    if record.get("github"):
+        found.append(("GitHub", f"https://github.com/{record['github']}"))
+    return tuple(found)
+
+
+def _version_view(row: Row[Any], is_default: bool, record: Mapping[str, Any]) -> VersionView:
     line = json.loads(row.line)
-    note = " ".join(str(file.get("description") or "") for file in line.get("files") or ()).strip()
+    note = str((record.get("notes") or {}).get(row.version) or "")
+    score = (record.get("scores") or {}).get(row.version)
+    if score is not None:
+        note = f"{note} Score {score:g}".strip()
     return VersionView(
         version=row.version,
         digest=row.digest,

@@ -140,6 +140,7 @@ class AdapterDetail(View):
     metrics: tuple[MetricView, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     head: Mapping[str, Any] | None = None
+    has_head: bool = False
     base_model: Mapping[str, Any] = field(default_factory=dict)
     library: Mapping[str, Any] = field(default_factory=dict)
     authors: tuple[str, ...] = ()
@@ -148,6 +149,7 @@ class AdapterDetail(View):
     dependencies: tuple[Mapping[str, Any], ...] = ()
     card: str = ""
     published_by: str = ""
+    links: tuple[tuple[str, str], ...] = ()
     legacy_config_id: str | None = None
     manifest: Mapping[str, Any] | None = None
 
