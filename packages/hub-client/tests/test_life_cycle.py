@@ -35,7 +35,9 @@ def endpoint(request: pytest.FixtureRequest, sst2: Export, monkeypatch: pytest.M
     return url
 
 
-def test_a_reference_becomes_a_folder_with_exactly_the_published_bytes(endpoint: str, sst2: Export, tmp_path: Path) -> None:
+def test_a_reference_becomes_a_folder_with_exactly_the_published_bytes(
+    endpoint: str, sst2: Export, tmp_path: Path
+) -> None:
     folder = download("sentiment/sst-2@ukp", model_name=MODEL)
     published = tmp_path / "adapter"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
@@ -58,7 +60,10 @@ def test_what_does_not_fit_is_a_typed_error(endpoint: str, sst2: Export, adapter
     sst2.publish(adapter("other", seed=5), "sentiment/sst-2@lab", version="1")
     with pytest.raises(AmbiguousAdapterError) as ambiguous:
         resolve("sst-2", model_name=MODEL)
-    assert {candidate["id"] for candidate in ambiguous.value.candidates} == {"sentiment/sst-2@ukp", "sentiment/sst-2@lab"}
+    assert {candidate["id"] for candidate in ambiguous.value.candidates} == {
+        "sentiment/sst-2@ukp",
+        "sentiment/sst-2@lab",
+    }
     with pytest.raises(VersionNotFoundError) as version:
         resolve("sst-2@ukp:9", model_name=MODEL)
     assert version.value.candidates == ["1"]
@@ -143,7 +148,9 @@ def test_what_was_published_a_moment_ago_is_found_in_spite_of_max_age(
         assert client.resolve("nli/mnli:2", model_name=MODEL).version == "2"
 
 
-def test_info_and_lists_have_the_old_fields_and_the_new(endpoint: str, sst2: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_info_and_lists_have_the_old_fields_and_the_new(
+    endpoint: str, sst2: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
     info = get_adapter_info("sst-2", model_name=MODEL)
     assert isinstance(info, AdapterInfo)
     assert (info.source, info.username, info.task, info.subtask) == ("ah", "ukp", "sentiment", "sst-2")
@@ -169,5 +176,9 @@ def test_a_local_copy_is_the_users_own(endpoint: str, tmp_path: Path) -> None:
     copy = download("sst-2", model_name=MODEL, local_dir=tmp_path / "mine")
     (copy / "README.md").write_text("changed")
     assert (folder / "README.md").read_text() == "# sst-2\n"
-    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "cache" / "blobs").rglob("*") if path.is_file()}
+    digests = {
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (tmp_path / "cache" / "blobs").rglob("*")
+        if path.is_file()
+    }
     assert digests == {path.name for path in (tmp_path / "cache" / "blobs").rglob("*") if path.is_file()}

@@ -355,8 +355,11 @@ class Transport:
         path = redact(url)
         status = answer.status
         if status in (401, 403):
+            known = self.base if origin_of(url) == origin_of(self.base) else redact(url)
             return AuthenticationError(
-                f"{self.base} refused: {status} for {path}.", hint="Run: adapterhub login", details=details
+                f"{known} does not accept the token, or wants one ({status}).",
+                hint="See which one is used with: adapterhub whoami. Log in with: adapterhub login",
+                details=details,
             )
         if status in (404, 410):
             return AdapterNotFoundError(f"{path} does not exist there.", details=details)
