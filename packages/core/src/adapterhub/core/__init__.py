@@ -61,7 +61,7 @@ _SPEC_NAMES = (
 #: public name → module that defines it
 _HOME: dict[str, str] = {
     **dict.fromkeys(("init", "detach", "AdapterModelMixin"), "adapterhub.core.model"),
-    "AdapterSetup": "adapterhub.core.overrides",
+    **dict.fromkeys(("AdapterSetup", "fusion_attention"), "adapterhub.core.overrides"),
     **dict.fromkeys(("Adapter", "Fusion", "Pool", "pool_of"), "adapterhub.core.pool"),
     **dict.fromkeys(
         (
@@ -107,7 +107,6 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from adapterhub.core.model import AdapterModelMixin, detach, init
-    from adapterhub.core.overrides import AdapterSetup
-    from adapterhub.core.pool import Adapter, Fusion, Pool, pool_of
-    from adapterhub.spec import Average, BatchSplit, Composition, Fuse, Parallel, Split, Stack
+    from adapterhub.core.model import AdapterModelMixin as AdapterModelMixin, detach as detach, init as init
+    from adapterhub.core.overrides import AdapterSetup as AdapterSetup
+    from adapterhub.core.pool import pool_of as pool_of

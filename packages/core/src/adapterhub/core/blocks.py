@@ -48,6 +48,10 @@ class Operation:
     def replaced(self, rows: int) -> Tensor | None:
         return None
 
+    def inverse(self, value: Tensor) -> Tensor:
+        """The value this operation turns into `value`; only invertible adapters have one."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be undone")
+
 
 class AtSublayer(Operation):
     """One bottleneck at a sublayer."""
@@ -147,6 +151,10 @@ class Chunks(Operation):
             hint=f"Set the composition anew with {what} that fit the input.",
         )
 
+    def inverse(self, value: Tensor) -> Tensor:
+        parts = zip(self.parts, value.split(self.sizes(value.shape[self.axis]), self.axis), strict=True)
+        return torch.cat([one if part is None else part.inverse(one) for part, one in parts], self.axis)
+
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         sizes = self.sizes(value.shape[self.axis])
         values = value.split(sizes, self.axis)
@@ -181,6 +189,9 @@ def build(setup: Composition | Rows | str | None, site: HookedSite, *, expand: b
         return site.rows(setup, expand=expand)
     if isinstance(setup, Fuse):
         return site.fuse(setup)
+    if isinstance(setup, BatchSplit | Parallel) and all(isinstance(child, str) for child in setup.children):
+        counts = setup.batch_sizes if isinstance(setup, BatchSplit) else None
+        return site.chunks([str(child) for child in setup.children], counts, expand=expand)
     parts = [build(child, site, expand=expand) for child in setup.children]
     present = [part for part in parts if part is not None]
     if not present:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from adapterhub.spec.composition import Composition, parse_composition
 from adapterhub.spec.errors import AdapterNotFoundError
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from adapterhub.core.plan import Plan, Rows
     from adapterhub.core.pool import Pool
 
-__all__ = ["AdapterSetup", "Override", "current_override", "swap_override"]
+__all__ = ["AdapterSetup", "Override", "attention_listener", "current_override", "fusion_attention", "swap_override"]
 
 
 class Override:
@@ -69,6 +72,25 @@ def swap_override(override: Override | None) -> Override | None:
     _current.set(override)
     _traced[0] = override
     return previous
+
+
+_attention: ContextVar[dict[str, list[Tensor]] | None] = ContextVar("adapterhub_fusion_attention", default=None)
+
+
+def attention_listener() -> dict[str, list[Tensor]] | None:
+    """Where fusions leave their attention here and now, or None."""
+    return None if torch.compiler.is_compiling() else _attention.get()
+
+
+@contextmanager
+def fusion_attention() -> Iterator[dict[str, list[Tensor]]]:
+    """`with fusion_attention() as maps: model(…)` collects what fusions attend to: by site key, one [B, T, N] a call."""
+    maps: dict[str, list[Tensor]] = {}
+    token = _attention.set(maps)
+    try:
+        yield maps
+    finally:
+        _attention.reset(token)
 
 
 class AdapterSetup:

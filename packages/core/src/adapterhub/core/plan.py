@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.core.blocks import Operation, build
+from adapterhub.core.blocks import Operation
 from adapterhub.core.sites import HookedSite
 from adapterhub.spec.composition import Composition, Fuse, Parallel
 
@@ -69,7 +69,7 @@ def compile_plan(
     if setup is not None:
         for site in pool.sites_of(names_in(setup)):
             if isinstance(site, HookedSite) and site.layer not in skip_layers:
-                operation = build(setup, site, expand=expand)
+                operation = site.compile(setup, expand=expand)
                 if operation is not None:
                     operations[site.index] = operation
                     used.append(site)

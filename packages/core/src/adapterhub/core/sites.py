@@ -15,7 +15,7 @@ one adapter module acts there (`leaf`). Compositions around it come from `blocks
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from torch.utils.hooks import RemovableHandle
 
 from adapterhub.core.carried import Carrier
 from adapterhub.core.overrides import current_override
+from adapterhub.spec.composition import BatchSplit, Composition, Fuse, Parallel
 from adapterhub.spec.errors import InvalidConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from adapterhub.core.families import EmbeddingPlace, SublayerPlace
     from adapterhub.core.plan import Rows
     from adapterhub.core.pool import Pool
-    from adapterhub.spec.composition import Fuse
 
 __all__ = ["EmbeddingSite", "HookedSite", "SharedSite", "Site", "SublayerSite", "module_key"]
 
@@ -128,11 +128,24 @@ class HookedSite(Site):
         """What one adapter module does here."""
         raise NotImplementedError
 
+    def compile(self, setup: Composition | Rows, *, expand: bool) -> Operation | None:
+        """What a setup does here, or None where none of its adapters has a module."""
+        from adapterhub.core.blocks import build
+
+        return build(setup, self, expand=expand)
+
     def rows(self, rows: Rows, *, expand: bool) -> Operation | None:
         """A different adapter in every row."""
         from adapterhub.core.blocks import rows_one_by_one
 
         return rows_one_by_one(rows, self, expand=expand)
+
+    def chunks(self, names: Sequence[str], counts: Sequence[int] | None, *, expand: bool) -> Operation | None:
+        """Consecutive parts of the batch, each through one adapter; `counts=None` for equal parts."""
+        from adapterhub.core.blocks import Chunks, build
+
+        parts = [build(name, self) for name in names]
+        return None if all(part is None for part in parts) else Chunks(parts, counts, 0, expand=expand)
 
     def fuse(self, block: Fuse) -> Operation | None:
         """Attention over several adapters; only sublayers have it."""
@@ -176,6 +189,28 @@ class SublayerSite(HookedSite):
         from adapterhub.core.blocks import AtSublayer
 
         return AtSublayer(module, self.norm)
+
+    def rows(self, rows: Rows, *, expand: bool) -> Operation | None:
+        from itertools import groupby
+
+        from adapterhub.core.mixed import mixed_rows
+
+        runs = [(name, len(list(run))) for name, run in groupby(rows.names)]
+        modules: list[Any] = [None if name is None else self.find(name) for name, _ in runs]
+        return mixed_rows(modules, [count for _, count in runs], self.norm, expand=expand)
+
+    def chunks(self, names: Sequence[str], counts: Sequence[int] | None, *, expand: bool) -> Operation | None:
+        """Consecutive parts of the batch, each through one adapter; `counts=None` for equal parts."""
+        from adapterhub.core.mixed import mixed_rows
+
+        modules: list[Any] = [self.find(name) for name in names]
+        return mixed_rows(modules, counts, self.norm, expand=expand)
+
+    def fuse(self, block: Fuse) -> Operation | None:
+        from adapterhub.core.fusing import fusing
+
+        fusion = self.find(self.pool.fusion_of(block).name, "fusion")
+        return None if fusion is None else fusing(block, fusion, self)
 
     def hooks(self) -> Iterator[RemovableHandle]:
         yield self.residual.register_forward_pre_hook(partial(_keep_residual, self), with_kwargs=True)
@@ -242,8 +277,25 @@ class EmbeddingSite(HookedSite):
 
         return AtEmbedding(module)
 
+    def compile(self, setup: Composition | Rows, *, expand: bool) -> Operation | None:
+        """One invertible adapter acts, that of the first adapter of the setup (of each row's, where rows differ)."""
+        return super().compile(_first(setup), expand=expand)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        """Undo what the setup in force does to the embedded text; [B, T, e], before the output embedding."""
+        operation = self.operation()
+        return value if operation is None else operation.inverse(value)
+
     def hooks(self) -> Iterator[RemovableHandle]:
         yield self.output.register_forward_hook(partial(_adapt_embedding, self))
+
+
+def _first(setup: Any) -> Any:
+    if isinstance(setup, BatchSplit):
+        return BatchSplit(*[_first(child) for child in setup.children], batch_sizes=setup.batch_sizes)
+    if isinstance(setup, Parallel):
+        return Parallel(*[_first(child) for child in setup.children])
+    return _first(setup.children[0]) if isinstance(setup, Composition) else setup
 
 
 def _adapt_embedding(site: EmbeddingSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

@@ -32,9 +32,10 @@ Draw = Callable[[Tensor, torch.Generator], object]
 
 
 class Source(Protocol):
-    """Gives the parameters of one module by leaf name. `within` gives those of an inner module."""
+    """Gives the parameters of one module by leaf name. `within` gives those of an inner module. An `optional` one may be
+    absent in a checkpoint."""
 
-    def __call__(self, leaf: str, shape: tuple[int, ...], draw: Draw) -> nn.Parameter: ...
+    def __call__(self, leaf: str, shape: tuple[int, ...], draw: Draw, *, optional: bool = False) -> nn.Parameter: ...
 
     def within(self, prefix: str) -> Source: ...
 
@@ -51,7 +52,7 @@ class Fresh:
     def __init__(self, generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> None:
         self.generator, self.device, self.dtype = generator, device, dtype
 
-    def __call__(self, leaf: str, shape: tuple[int, ...], draw: Draw) -> nn.Parameter:
+    def __call__(self, leaf: str, shape: tuple[int, ...], draw: Draw, *, optional: bool = False) -> nn.Parameter:
         if self.device.type == "meta":
             return nn.Parameter(torch.empty(shape, device="meta", dtype=self.dtype))
         value = torch.empty(shape, dtype=torch.float32)
@@ -85,11 +86,12 @@ class Given:
         self.tensors, self.prefix, self.device, self.dtype = tensors, prefix, device, dtype
         self.otherwise, self.used, self.missing = otherwise, used, missing
 
-    def __call__(self, leaf: str, shape: tuple[int, ...], draw: Draw) -> nn.Parameter:
+    def __call__(self, leaf: str, shape: tuple[int, ...], draw: Draw, *, optional: bool = False) -> nn.Parameter:
         key = self.prefix + leaf
         value = self.tensors.get(key)
         if value is None:
-            self.missing.append(key)
+            if not optional:
+                self.missing.append(key)
             return self.otherwise(leaf, shape, draw)
         if tuple(value.shape) != shape:
             raise CheckpointError(
@@ -116,7 +118,7 @@ class Given:
 class Shapes:
     """No numbers, only shapes: parameters on the meta device."""
 
-    def __call__(self, leaf: str, shape: tuple[int, ...], draw: Draw) -> nn.Parameter:
+    def __call__(self, leaf: str, shape: tuple[int, ...], draw: Draw, *, optional: bool = False) -> nn.Parameter:
         return nn.Parameter(torch.empty(shape, device="meta"))
 
     def within(self, prefix: str) -> Shapes:

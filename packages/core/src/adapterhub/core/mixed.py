@@ -1,0 +1,182 @@
+"""A different bottleneck in every row of the batch, by two batched products for all adapters of one make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adapterhub.core.bank import Kept, Stacked, stack
+from adapterhub.core.blocks import Operation
+from adapterhub.core.methods.bottleneck import Bottleneck
+from adapterhub.spec.errors import InvalidConfigError
+
+__all__ = ["MixedRows", "mixed_rows"]
+
+
+def mixed_rows(
+    modules: Sequence[Bottleneck | None], counts: Sequence[int] | None, norm: nn.Module | None, *, expand: bool
+) -> Operation | None:
+    """The operation for runs of rows: `counts[i]` rows (None: equal shares of the batch) go through `modules[i]`.
+
+    Args:
+        modules: None for rows without an adapter here. The same module may come several times.
+        norm: the model's norm of h + r.
+        expand: whether a batch k times as long makes every run k times as long.
+    """
+    makes = {_make(module): None for module in modules if module is not None}
+    if not makes:
+        return None
+    parts = []
+    for make in makes:
+        mine = [module if module is not None and _make(module) == make else None for module in modules]
+        parts.append(MixedRows(mine, counts, norm, expand=expand))
+    return parts[0] if len(parts) == 1 else _Several(parts)
+
+
+def _make(module: Bottleneck) -> tuple[object, ...]:
+    """What bottlenecks must agree in to run as one."""
+    return (
+        module.parallel,
+        module.norm_first,
+        module.norm_last,
+        module.skip_from,
+        module.skip_inside,
+        module.activation_name,
+        module.norm_before is None,
+        module.norm_after is None,
+        module.gate is None,
+        module.dropout,
+        module.depth_dropout,
+        next(module.parameters()).dtype,
+    )
+
+
+class MixedRows(Operation):
+    """Runs of rows, each through one bottleneck of the same make, or through none."""
+
+    def __init__(
+        self,
+        modules: Sequence[Bottleneck | None],
+        counts: Sequence[int] | None,
+        norm: nn.Module | None,
+        *,
+        expand: bool,
+    ) -> None:
+        present = list(dict.fromkeys(module for module in modules if module is not None))
+        number = {module: i for i, module in enumerate(present)}
+        self.runs = [len(present) if module is None else number[module] for module in modules]
+        self.counts, self.norm, self.expand = None if counts is None else list(counts), norm, expand
+        self.model = present[0]
+        self.bare = len(present) in self.runs
+        self.replaces_norm = not self.model.norm_last
+        self.needs_residual = self.model.needs_residual or (self.replaces_norm and norm is None)
+        self.stacked = Kept(present, partial(stack, present, bare=self.bare))
+        #: runs of one length, each adapter in its turn: the stacked weights serve without picking rows
+        self.even = self.runs == list(range(len(self.runs))) and len(set(self.counts or [0])) == 1
+        # where the skip connection is h, rows without adapter come out right by themselves (0 is added to h)
+        self.masked = self.bare and (self.model.skip_from is not True or self.model.norm_after is not None)
+        self._numbers: dict[tuple[int, torch.device], Tensor] = {}
+
+    def lengths(self, rows: int) -> list[int]:
+        """Length of each run in a batch of this many rows."""
+        planned = len(self.runs) if self.counts is None else sum(self.counts)
+        if planned == rows and self.counts is not None:
+            return self.counts
+        times, rest = divmod(rows, max(1, planned))
+        if rest or not times or not (self.expand or self.counts is None):
+            raise InvalidConfigError(
+                f"Adapters are planned for {planned} rows, but the batch has {rows}.",
+                hint="Give one adapter name for each row of the batch (batch_sizes that add up to it).",
+            )
+        return [times * count for count in self.counts or [1] * len(self.runs)]
+
+    def numbers(self, rows: int, device: torch.device) -> Tensor:
+        """The adapter's number of each row [rows]; the bare model has the number after the last."""
+        found = self._numbers.get((rows, device))
+        if found is None:
+            lengths = torch.tensor(self.lengths(rows))
+            found = torch.tensor(self.runs).repeat_interleave(lengths).to(device)
+            if len(self._numbers) >= 8:
+                self._numbers.clear()
+            self._numbers[(rows, device)] = found
+        return found
+
+    def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
+        model, rows = self.model, value.shape[0]
+        read, skip = model.before(value, beside, self.norm)
+        weights = self.stacked.get()
+        if self.even:
+            self.lengths(rows)  # raises where the batch does not fit
+            shape = read.shape
+            read = read.reshape(len(self.runs), -1, shape[-1])
+            result = self._through(read, weights, shape).reshape(shape)
+        else:
+            result = self._through(read, weights.rows(self.numbers(rows, value.device)), read.shape)
+        if model.skip_inside and not model.parallel:
+            result = result + skip
+        if weights.norm_after is not None:
+            result = self._normed(result, weights.norm_after, rows)
+        if not model.skip_inside or model.parallel:
+            result = skip + result
+        if result.dtype != value.dtype:
+            result = result.to(value.dtype)
+        if self.masked:
+            result = torch.where(self._has(rows, value.device), result, value)
+        return result
+
+    def _through(self, value: Tensor, weights: Stacked, shape: torch.Size) -> Tensor:
+        """dropout(gate · up(value)) for each group of rows: [G, S, d] → [G, S, d]."""
+        model = self.model
+        if value.dtype != weights.down.dtype and not torch.is_autocast_enabled(value.device.type):
+            value = value.to(weights.down.dtype)
+        read = value
+        if weights.norm_before is not None:
+            weight, bias = weights.norm_before
+            read = F.layer_norm(read, (read.shape[-1],)) * weight + bias
+        inner = model.act(torch.baddbmm(weights.down_bias, read, weights.down))
+        result = torch.baddbmm(weights.up_bias, inner, weights.up)
+        if model.training and (model.dropout or model.depth_dropout):
+            if model.depth_dropout:
+                per_row = result.reshape(shape[0], -1)
+                keep = torch.rand(shape[0], 1, device=result.device) >= model.depth_dropout
+                result = (per_row * keep.to(result.dtype) / (1 - model.depth_dropout)).reshape(result.shape)
+            result = F.dropout(result, model.dropout)
+        if weights.gate is not None:
+            weight, bias = weights.gate
+            gate = torch.sigmoid(torch.baddbmm(bias, value, weight))
+            gate = gate.reshape(shape[0], -1, 1).mean(1, keepdim=True)
+            result = (result.reshape(shape) * gate).reshape(result.shape)
+        return result
+
+    def _normed(self, value: Tensor, norm: tuple[Tensor, Tensor], rows: int) -> Tensor:
+        numbers = self.numbers(rows, value.device)
+        weight, bias = norm[0].index_select(0, numbers), norm[1].index_select(0, numbers)
+        return F.layer_norm(value, (value.shape[-1],)) * weight + bias
+
+    def _has(self, rows: int, device: torch.device) -> Tensor:
+        return (self.numbers(rows, device) < (len(self.stacked.modules))).view(-1, 1, 1)
+
+    def replaced(self, rows: int) -> Tensor | None:
+        return self._has(rows, torch.device("cpu")) if self.bare else None
+
+
+class _Several(Operation):
+    """Bottlenecks of several makes in one batch: each make leaves the rows of the others alone."""
+
+    def __init__(self, parts: Sequence[MixedRows]) -> None:
+        self.parts = list(parts)
+        self.needs_residual = any(part.needs_residual for part in parts)
+        self.replaces_norm = any(part.replaces_norm for part in parts)
+
+    def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
+        for part in self.parts:
+            value = part(value, beside)
+        return value
+
+    def replaced(self, rows: int) -> Tensor | None:
+        masks = [part._has(rows, torch.device("cpu")) for part in self.parts if part.replaces_norm]
+        return torch.stack(masks).any(0)
