@@ -12,6 +12,7 @@ from adapterhub.core.checking import check_identity
 from adapterhub.core.families import lay_out
 from adapterhub.core.freezing import freeze_base, train_only
 from adapterhub.core.heads.attached import activate_head, heads_of, release_heads
+from adapterhub.core.heads.methods import HeadMethods
 from adapterhub.core.overrides import Override, current_override, swap_override
 from adapterhub.core.plan import Plan, Rows
 from adapterhub.core.pool import Pool, pool_of
@@ -86,7 +87,7 @@ def detach(model: nn.Module) -> nn.Module:
     return model
 
 
-class AdapterModelMixin:
+class AdapterModelMixin(HeadMethods):
     """Methods of a model that went through `init`."""
 
     _adapterhub_pool: Pool

@@ -31,6 +31,7 @@ from adapterhub.spec.heads import parse_head
 __all__ = [
     "ADAPTER_FILES",
     "FUSION_FILES",
+    "HEAD_FILES",
     "is_native",
     "read_adapter",
     "read_fusion",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 ADAPTER_FILES = ("adapter_config.json", "adapter.safetensors", "head_config.json", "head.safetensors", "README.md")
+HEAD_FILES = ("head_config.json", "head.safetensors")
 FUSION_FILES = ("fusion_config.json", "fusion.safetensors", "head_config.json", "head.safetensors")
 
 FORMAT = "adapterhub"

@@ -19,7 +19,7 @@ from adapterhub.spec.heads import HeadConfig
 if TYPE_CHECKING:
     from adapterhub.core.formats.checkpoint import HeadCheckpoint
 
-__all__ = ["Heads", "activate_head", "heads_of", "release_heads", "head_parameters", "segments_of", "train_heads"]
+__all__ = ["Heads", "activate_head", "head_parameters", "heads_of", "release_heads", "segments_of", "train_heads"]
 
 _ATTRIBUTE = "_adapterhub_heads"
 
@@ -50,6 +50,10 @@ def heads_of(model: nn.Module) -> Heads:
     pool = pool_of(model)
     model = pool.model
     found: Heads | None = model.__dict__.get(_ATTRIBUTE)
+    if found is None and isinstance(getattr(model, "heads", None), nn.ModuleDict):
+        from adapterhub.core.heads.flexible import FlexibleHeads
+
+        found = model.__dict__[_ATTRIBUTE] = FlexibleHeads(model)
     if found is None:
         heads = StaticHeads(model, stock_class(model).__name__, pool.base_model)
         heads.segments = partial(segments_of, pool, heads)

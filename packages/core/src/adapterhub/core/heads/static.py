@@ -30,7 +30,7 @@ from adapterhub.spec.heads import HeadConfig
 if TYPE_CHECKING:
     from adapterhub.core.formats.checkpoint import HeadCheckpoint
 
-__all__ = ["StaticHeads", "head_names", "joint_name", "kind_of_head"]
+__all__ = ["StaticHeads", "head_names", "is_new_summary", "joint_name", "kind_of_head"]
 
 #: Rows of a batch and whose head computes them: `[("a", 2), (None, 1)]`; None is the model's own head.
 Segments = list[tuple[str | None, int]]
@@ -363,10 +363,17 @@ def _head_parameters(model: nn.Module, base: nn.Module, kind: str | None) -> lis
     names = [name for name, _ in own]
     if loaded and base is not model and names:
         inner = {id(p): name for name, p in model.named_parameters()}
-        for name, parameter in base.named_parameters():
-            if not _was_loaded(parameter) and _is_summary(name):
-                names.append(inner[id(parameter)])
+        names += [inner[id(p)] for name, p in base.named_parameters() if is_new_summary(base, name, p)]
     return names
+
+
+def is_new_summary(base: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter of the bare transformer stands behind its layers (in a pooler) and was newly initialised although
+    the transformer was loaded from a checkpoint."""
+    parts = name.split(".")
+    if any(part.isdigit() or "embed" in part or part.startswith("adapterhub_") for part in parts):
+        return False
+    return not _was_loaded(parameter) and any(_was_loaded(other) for other in base.parameters())
 
 
 def _is_output(model: nn.Module, name: str) -> bool:
@@ -380,9 +387,3 @@ def _is_output(model: nn.Module, name: str) -> bool:
 def _was_loaded(parameter: nn.Parameter) -> bool:
     """Whether `from_pretrained` found this parameter in the checkpoint (transformers marks those that it did)."""
     return bool(getattr(parameter, "_is_hf_initialized", False))
-
-
-def _is_summary(name: str) -> bool:
-    """Whether a parameter of the bare transformer stands behind its layers: in a pooler, not in a layer or an embedding."""
-    parts = name.split(".")
-    return not any(part.isdigit() or "embed" in part for part in parts)
