@@ -46,6 +46,7 @@ from adapterhub.spec.config import AdapterConfig, parse_config
 from adapterhub.spec.errors import AdapterHubError, AdapterNotFoundError, CheckpointError, InvalidConfigError
 
 if TYPE_CHECKING:
+    from adapterhub.core.linear_sites import LinearSite
     from adapterhub.spec.fusion import FusionConfig
 
 __all__ = ["Adapter", "Fusion", "Pool", "live_pools", "pool_of"]
@@ -141,6 +142,33 @@ class Pool:
             self.sites.append(self.embedding_site)
         for spot in self.layout.sublayers:
             self.sites.append(SublayerSite(self, len(self.sites), spot, modules))
+
+    def grow(self, make: Callable[[int], Iterable[Site]]) -> list[Site]:
+        """Add sites a method needs and the pool does not have yet; `make` gets the number of the first one."""
+        with _lock:
+            fresh = list(make(len(self.sites)))
+            self.sites.extend(fresh)
+            self.by_key.update((site.key, site) for site in fresh)
+            for plan in {id(plan): plan for plan in (self.plan, *self._plans.values())}.values():
+                plan.operations.extend([None] * (len(self.sites) - len(plan.operations)))
+        return fresh
+
+    def linear_sites(
+        self, roles: Sequence[str], targets: Sequence[str] | None = None, *, on_input: bool = False
+    ) -> list[LinearSite]:
+        """The linear maps of these roles, or in place of them those that `targets` name by role or end of path.
+
+        Args:
+            roles: such as `q` or `cross_v`; of those the model lacks, none is missed.
+            targets: each must fit at least one map.
+            on_input: whether the input of the maps is meant.
+
+        Raises:
+            InvalidConfigError: a target that fits no map.
+        """
+        from adapterhub.core.linear_sites import linear_sites
+
+        return linear_sites(self, roles, targets, on_input=on_input)
 
     # ---- adapters -----------------------------------------------------------------------------------------------------
 

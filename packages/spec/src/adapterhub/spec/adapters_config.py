@@ -183,7 +183,7 @@ def _write_lora(config: AdapterConfig) -> dict[str, Any]:
 
 def _write_ia3(config: AdapterConfig) -> dict[str, Any]:
     assert isinstance(config, IA3Config)
-    if config.targets is not None or config.ffn == "down_input":
+    if config.targets is not None or config.input_targets or config.ffn == "down_input":
         raise InvalidConfigError("The peers scale the output of the up projection only.")
     return {
         "architecture": "lora",

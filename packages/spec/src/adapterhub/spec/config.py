@@ -256,7 +256,7 @@ class LoRAConfig(AdapterConfig):
     use_gating: StrictBool = False
     use_dora: StrictBool = False
     use_rslora: StrictBool = False
-    init_weights: Literal["lora", "bert", "gaussian", "orthogonal", "pissa"] = "lora"
+    init_weights: Literal["lora", "bert", "gaussian", "orthogonal"] = "lora"
     init_weights_seed: Seed | None = None
     leave_out: Layers = ()
 
@@ -264,8 +264,9 @@ class LoRAConfig(AdapterConfig):
 class IA3Config(AdapterConfig):
     """Learned rescaling of activations (Liu et al., 2022): keys, values and the inside of the feed-forward network.
 
-    `ffn` tells where the feed-forward vector acts: on the `output` of the up projection before the non-linearity, or on
-    the `input` of the down projection as in the paper.
+    `ffn` tells where the feed-forward vector acts: on the output of the up projection before the non-linearity, or on
+    the input of the down projection as in the paper. With `targets` (rescaled outputs) and `input_targets` (rescaled
+    inputs) linear maps are named by role or by the end of their module path instead.
     """
 
     method: Literal["ia3"] = "ia3"
@@ -275,6 +276,7 @@ class IA3Config(AdapterConfig):
     selfattn: StrictBool = True
     ffn: Literal["up_output", "down_input"] | None = "up_output"
     targets: tuple[StrictStr, ...] | None = None
+    input_targets: tuple[StrictStr, ...] = ()
     dropout: Probability = 0
     use_gating: StrictBool = False
     init_weights_seed: Seed | None = None
