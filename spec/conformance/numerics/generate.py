@@ -1,0 +1,538 @@
+"""Make the numerics vectors: `python spec/conformance/numerics/generate.py [FOLDER]` (numpy only; seeds are fixed).
+
+Each group is a JSON file with the cases and a safetensors file with their tensors; README.md says how to read them.
+Weights and inputs are float32 numbers, results are computed from them in float64 and stored as float32.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import struct
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import reference as ref
+
+HIDDEN, SIZE, ROWS, TOKENS = 8, 4, 2, 3
+PRESETS = Path(__file__).parents[2] / "presets"
+
+#: Fields of a bottleneck config that the equations read, with their defaults (SPEC.md, table "Bottleneck fields").
+BOTTLENECK: dict[str, Any] = {
+    "method": "bottleneck",
+    "non_linearity": "relu",
+    "original_ln_before": False,
+    "original_ln_after": True,
+    "ln_before": False,
+    "ln_after": False,
+    "residual_before_ln": True,
+    "adapter_residual_before_ln": False,
+    "is_parallel": False,
+    "scaling": 1,
+    "use_gating": False,
+    "phm_layer": False,
+    "phm_dim": 4,
+    "phm_rank": 1,
+    "phm_bias": True,
+    "factorized_phm_W": True,
+    "shared_W_phm": False,
+    "shared_phm_rule": True,
+    "factorized_phm_rule": False,
+}
+
+
+class Numbers:
+    """float32 numbers from a fixed seed, as float64 arrays."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = np.random.default_rng(seed)
+
+    def __call__(self, *shape: int, scale: float = 1.0, shift: float = 0.0) -> ref.Array:
+        numbers = self.generator.normal(shift, scale, shape).astype(np.float32)
+        return numbers.astype(np.float64)
+
+
+class Group:
+    """The cases of one file and their tensors. Equal tensors are stored once."""
+
+    def __init__(self, name: str, title: str) -> None:
+        self.name = name
+        self.title = title
+        self.cases: list[dict[str, Any]] = []
+        self.tensors: dict[str, np.ndarray[Any, Any]] = {}
+        self._known: dict[tuple[bytes, tuple[int, ...]], str] = {}
+
+    def add(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        weights: Mapping[str, ref.Array],
+        inputs: Mapping[str, Any],
+        outputs: Mapping[str, ref.Array],
+        **more: Any,
+    ) -> None:
+        self.cases.append(
+            {
+                "name": name,
+                "config": dict(config),
+                **more,
+                "weights": {key: self._keep(f"weights/{key}", value) for key, value in weights.items()},
+                "inputs": {key: self._keep(f"inputs/{key}", value) for key, value in inputs.items()},
+                "outputs": {key: self._keep(f"{name}/{key}", value) for key, value in outputs.items()},
+            }
+        )
+
+    def _keep(self, key: str, value: Any) -> str:
+        array = np.ascontiguousarray(value, dtype=np.uint8 if value.dtype == bool else np.float32)
+        identity = (array.tobytes() + array.dtype.char.encode(), array.shape)
+        known = self._known.get(identity)
+        if known is not None:
+            return known
+        stored, number = key, 2
+        while stored in self.tensors:
+            stored, number = f"{key}.{number}", number + 1
+        self.tensors[stored] = array
+        self._known[identity] = stored
+        return stored
+
+    def write(self, folder: Path) -> None:
+        header = {"title": self.title, "tensors": f"{self.name}.safetensors", "tolerance": 1e-5}
+        lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in header.items()]
+        cases = ",\n".join(f"    {json.dumps(case, sort_keys=True)}" for case in self.cases)
+        text = "{\n" + ",\n".join(lines) + ',\n  "cases": [\n' + cases + "\n  ]\n}\n"
+        (folder / f"{self.name}.json").write_text(text, encoding="utf-8")
+        (folder / f"{self.name}.safetensors").write_bytes(safetensors(self.tensors))
+
+
+def safetensors(tensors: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+    """The bytes of a safetensors file."""
+    header: dict[str, Any] = {}
+    parts, at = [], 0
+    for name, array in tensors.items():
+        data = array.tobytes()
+        header[name] = {
+            "dtype": {"f": "F32", "B": "U8"}[array.dtype.char],
+            "shape": list(array.shape),
+            "data_offsets": [at, at + len(data)],
+        }
+        parts.append(data)
+        at += len(data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + b"".join(parts)
+
+
+def bottleneck_weights(draw: Numbers, config: Mapping[str, Any]) -> dict[str, ref.Array]:
+    """Random weights for a bottleneck config, under neutral leaf names."""
+    weights: dict[str, ref.Array] = {}
+    if config["phm_layer"]:
+        n, rank = config["phm_dim"], config["phm_rank"]
+        home = "shared" if config["shared_phm_rule"] else None
+        for side, (inputs, outputs) in {"down": (HIDDEN, SIZE), "up": (SIZE, HIDDEN)}.items():
+            rule = home or side
+            if config["factorized_phm_rule"]:
+                weights.setdefault(f"{rule}.rule_left", draw(n, n, 1))
+                weights.setdefault(f"{rule}.rule_right", draw(n, 1, n))
+            else:
+                weights.setdefault(f"{rule}.rule", draw(n, n, n, scale=0.5))
+            part = f"shared.{side}" if config["shared_W_phm"] else side
+            if config["factorized_phm_W"]:
+                weights[f"{part}.left"] = draw(n, inputs // n, rank)
+                weights[f"{part}.right"] = draw(n, rank, outputs // n)
+            else:
+                weights[f"{part}.weight"] = draw(n, inputs // n, outputs // n)
+            if config["phm_bias"]:
+                weights[f"{side}.bias"] = draw(outputs)
+    else:
+        weights |= {
+            "down.weight": draw(SIZE, HIDDEN, scale=0.5),
+            "down.bias": draw(SIZE, scale=0.3),
+            "up.weight": draw(HIDDEN, SIZE, scale=0.5),
+            "up.bias": draw(HIDDEN, scale=0.3),
+        }
+    for name, wanted in (("norm_before", config["ln_before"]), ("norm_after", config["ln_after"])):
+        if wanted:
+            weights |= {f"{name}.weight": draw(HIDDEN, scale=0.3, shift=1), f"{name}.bias": draw(HIDDEN, scale=0.3)}
+    if config["use_gating"]:
+        weights |= {"gate.weight": draw(1, HIDDEN), "gate.bias": draw(1)}
+    if isinstance(config["scaling"], str):
+        weights["scaling"] = draw(1 if config["scaling"] == "learned" else HIDDEN, shift=1)
+    return weights
+
+
+class Surroundings:
+    """(h, r) and the model's norm, the same in all cases of a group."""
+
+    def __init__(self, draw: Numbers) -> None:
+        self.h, self.r = draw(ROWS, TOKENS, HIDDEN), draw(ROWS, TOKENS, HIDDEN)
+        self.weight, self.bias = draw(HIDDEN, scale=0.3, shift=1), draw(HIDDEN, scale=0.3)
+        self.epsilon = 1e-12
+
+    def norm(self, kind: str | None) -> ref.Norm | None:
+        return ref.Norm(self.weight, self.bias, self.epsilon) if kind == "layer_norm" else None
+
+    def inputs(self, kind: str | None) -> dict[str, ref.Array]:
+        inputs = {"h": self.h, "r": self.r}
+        return inputs | ({"norm.weight": self.weight, "norm.bias": self.bias} if kind else {})
+
+    def extra(self, kind: str | None) -> dict[str, Any]:
+        return {"norm": {"kind": kind, "epsilon": self.epsilon} if kind else None}
+
+
+def bottleneck() -> Group:
+    """Every combination of the switches of Figure 3, then each remaining field, then the presets."""
+    group = Group(
+        "bottleneck", "Bottleneck adapters at one sublayer: h, r and the model's norm → h' and the sublayer's output"
+    )
+    draw = Numbers(1)
+    place = Surroundings(draw)
+    full = {**BOTTLENECK, "ln_before": True, "ln_after": True}
+    shared = bottleneck_weights(draw, full)
+    switches = {
+        "original_ln_before": (False, True),
+        "original_ln_after": (True, False),
+        "ln_before": (False, True),
+        "ln_after": (False, True),
+        "residual_before_ln": (True, False, "post_add"),
+        "adapter_residual_before_ln": (False, True),
+        "is_parallel": (False, True),
+    }
+    for number, values in enumerate(itertools.product(*switches.values())):
+        chosen = dict(zip(switches, values, strict=True))
+        weights = {
+            key: value
+            for key, value in shared.items()
+            if not key.startswith("norm_")
+            or chosen[{"norm_before": "ln_before", "norm_after": "ln_after"}[key[: key.index(".")]]]
+        }
+        for kind in ("layer_norm", None):
+            _bottleneck_case(group, f"switches-{number:03d}-{'post' if kind else 'pre'}", chosen, weights, place, kind)
+    for number, changes in enumerate(_fields()):
+        weights = bottleneck_weights(Numbers(100 + number), {**BOTTLENECK, **changes})
+        name = "-".join(["field", *(f"{key}={value}" for key, value in changes.items())])
+        _bottleneck_case(group, name, changes, weights, place, "layer_norm")
+    for preset, changes in _presets():
+        weights = bottleneck_weights(Numbers(len(preset) * 7), {**BOTTLENECK, **changes})
+        for kind in ("layer_norm", None):
+            _bottleneck_case(group, f"preset-{preset}-{'post' if kind else 'pre'}", changes, weights, place, kind)
+    return group
+
+
+def _fields() -> Iterator[dict[str, Any]]:
+    around = {"original_ln_before": True}
+    for name in sorted(ref.ACTIVATIONS):
+        yield {"non_linearity": name}
+    for scaling in (4, 0.25, "learned", "channel"):
+        yield {"scaling": scaling}
+        yield {"scaling": scaling, "is_parallel": True}
+    yield {"use_gating": True}
+    yield {"use_gating": True, "is_parallel": True}
+    yield {**around, "use_gating": True, "ln_before": True, "scaling": "learned"}
+    yield {**around, "use_gating": True, "ln_after": True, "adapter_residual_before_ln": True}
+    for rule, weight, own_rule, own_weight, bias, rank in itertools.product(
+        (True, False), (True, False), (True, False), (True, False), (True, False), (1, 2)
+    ):
+        if not weight and rank == 2:
+            continue
+        yield {
+            **around,
+            "phm_layer": True,
+            "phm_rank": rank,
+            "phm_bias": bias,
+            "factorized_phm_W": weight,
+            "factorized_phm_rule": not rule,
+            "shared_phm_rule": own_rule,
+            "shared_W_phm": not own_weight,
+        }
+    yield {"phm_layer": True, "phm_dim": 2}
+
+
+def _presets() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The bottleneck presets, with a non-linearity numpy has and sizes of this file."""
+    for path in sorted(PRESETS.glob("*.json")):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["config"]["method"] == "bottleneck":
+            config = {key: value for key, value in document["config"].items() if key in BOTTLENECK and key != "method"}
+            yield document["name"], config
+
+
+def _bottleneck_case(
+    group: Group,
+    name: str,
+    changes: Mapping[str, Any],
+    weights: Mapping[str, ref.Array],
+    place: Surroundings,
+    kind: str | None,
+) -> None:
+    config = {**BOTTLENECK, **changes}
+    norm = place.norm(kind)
+    adapted = ref.bottleneck(place.h, place.r, norm, weights, config)
+    outputs = {"adapted": adapted, "output": ref.sublayer(adapted, place.r, norm, config)}
+    given = {"method": "bottleneck", "bottleneck_size": SIZE, **changes}
+    group.add(name, given, weights, place.inputs(kind), outputs, **place.extra(kind))
+
+
+def invertible() -> Group:
+    group = Group("invertible", "Invertible adapters on the embedded text, and their inverse")
+    for number, (kind, width, act, factor) in enumerate(
+        itertools.product(("nice", "glow"), (8, 7), ("relu", "gelu"), (2, 4))
+    ):
+        draw = Numbers(200 + number)
+        half, rest = width // 2, width - width // 2
+        sizes = {
+            "nice": {"f": (rest, half), "g": (half, rest)},
+            "glow": {"s1": (half, 2 * rest), "s2": (rest, 2 * half)},
+        }
+        weights: dict[str, ref.Array] = {}
+        for net, (inputs, outputs) in sizes[kind].items():
+            inner = max(1, inputs // factor)
+            weights |= {
+                f"{net}.down.weight": draw(inner, inputs, scale=0.5),
+                f"{net}.down.bias": draw(inner, scale=0.3),
+                f"{net}.up.weight": draw(outputs, inner, scale=0.5),
+                f"{net}.up.bias": draw(outputs, scale=0.3),
+            }
+        x = draw(ROWS, TOKENS, width)
+        y = (ref.nice if kind == "nice" else ref.glow)(x, weights, act)
+        config = {
+            "method": "bottleneck",
+            "inv_adapter": kind,
+            "inv_adapter_reduction_factor": factor,
+            "non_linearity": act,
+        }
+        group.add(f"{kind}-{width}-{act}-{factor}", config, weights, {"x": x}, {"y": y})
+    return group
+
+
+def composition() -> Group:
+    """Several adapters at one sublayer."""
+    group = Group(
+        "composition", "Stack, Average, Split, BatchSplit and Parallel of bottleneck adapters at one sublayer"
+    )
+    place = Surroundings(Numbers(300))
+    kinds: dict[str, dict[str, Any]] = {
+        "pfeiffer": {"original_ln_before": True},
+        "houlsby": {"non_linearity": "swish"},
+        "gated": {"original_ln_before": True, "use_gating": True, "residual_before_ln": False},
+    }
+    members = {
+        name: (bottleneck_weights(Numbers(310 + number), {**BOTTLENECK, **changes}), {**BOTTLENECK, **changes})
+        for number, (name, changes) in enumerate(kinds.items())
+    }
+    configs = {name: {"method": "bottleneck", "bottleneck_size": SIZE, **changes} for name, changes in kinds.items()}
+    weights = {f"{name}.{key}": value for name, (own, _) in members.items() for key, value in own.items()}
+    first, second, third = (members[name] for name in kinds)
+    for kind in ("layer_norm", None):
+        norm, h, r = place.norm(kind), place.h, place.r
+        one = {name: ref.bottleneck(h, r, norm, *member) for name, member in members.items()}
+        blocks: list[tuple[dict[str, Any], ref.Array]] = [
+            (_block("Stack", "pfeiffer", "houlsby"), ref.stack(h, r, norm, [first, second])),
+            (_block("Stack", "gated", "houlsby", "pfeiffer"), ref.stack(h, r, norm, [third, second, first])),
+            (
+                _block("Average", "pfeiffer", "houlsby", weights=[1, 3]),
+                ref.average(h, r, norm, [first, second], [0.25, 0.75]),
+            ),
+            (_block("Parallel", "pfeiffer", "houlsby"), np.concatenate([one["pfeiffer"], one["houlsby"]])),
+            (
+                _block("BatchSplit", "pfeiffer", "houlsby", batch_sizes=[1, 1]),
+                np.concatenate([one["pfeiffer"][:1], one["houlsby"][1:]]),
+            ),
+            (
+                _block("Split", "pfeiffer", "houlsby", splits=[2, 1]),
+                np.concatenate(
+                    [
+                        ref.bottleneck(h[:, :2], r[:, :2], norm, *first),
+                        ref.bottleneck(h[:, 2:], r[:, 2:], norm, *second),
+                    ],
+                    axis=1,
+                ),
+            ),
+        ]
+        for number, (block, adapted) in enumerate(blocks):
+            group.add(
+                f"{block['type'].lower()}-{number}-{'post' if kind else 'pre'}",
+                configs,
+                weights,
+                place.inputs(kind),
+                {"adapted": adapted},
+                composition=block,
+                **place.extra(kind),
+            )
+    return group
+
+
+def _block(kind: str, *children: str, **options: Any) -> dict[str, Any]:
+    return {"type": kind, "children": list(children), **options}
+
+
+def fusion() -> Group:
+    group = Group("fusion", "Attention over the outputs of three bottleneck adapters")
+    place = Surroundings(Numbers(400))
+    number = 0
+    for changes in (
+        {},
+        {"value": False},
+        {"key": False},
+        {"query": False},
+        {"query_before_ln": True},
+        {"residual_before": True},
+        {"residual_before": True, "query_before_ln": True, "value": False},
+    ):
+        for adapter in ({"original_ln_before": True}, {"non_linearity": "tanh"}, {"is_parallel": True, "scaling": 4}):
+            number += 1
+            draw = Numbers(400 + number)
+            config = {
+                "key": True,
+                "query": True,
+                "value": True,
+                "query_before_ln": False,
+                "residual_before": False,
+                **changes,
+            }
+            full = {**BOTTLENECK, **adapter}
+            members = [(bottleneck_weights(draw, full), full) for _ in range(3)]
+            own: dict[str, ref.Array] = {}
+            for name in ("query", "key"):
+                if config[name]:
+                    own |= {f"{name}.weight": draw(HIDDEN, HIDDEN, scale=0.4), f"{name}.bias": draw(HIDDEN, scale=0.3)}
+            if config["value"]:
+                own["value.weight"] = draw(HIDDEN, HIDDEN, scale=0.4)
+            weights = {f"fusion.{key}": value for key, value in own.items()}
+            weights |= {f"{index}.{key}": value for index, (w, _) in enumerate(members) for key, value in w.items()}
+            kind = "layer_norm" if number % 2 else None
+            adapted, attention = ref.fuse(place.h, place.r, place.norm(kind), members, own, config)
+            group.add(
+                f"fusion-{number:02d}",
+                changes,
+                weights,
+                place.inputs(kind),
+                {"adapted": adapted, "attention": attention},
+                adapter={"method": "bottleneck", "bottleneck_size": SIZE, **adapter},
+                **place.extra(kind),
+            )
+    return group
+
+
+def linear_maps() -> Group:
+    group = Group("linear", "LoRA, DoRA and IA3 at one linear map of 8 → 6 features")
+    draw = Numbers(500)
+    x, weight, bias = draw(ROWS, TOKENS, HIDDEN), draw(6, HIDDEN, scale=0.5), draw(6)
+    for number, (changes, with_bias) in enumerate(
+        itertools.product(
+            (
+                {},
+                {"alpha": 16},
+                {"alpha": 16, "use_rslora": True},
+                {"use_dora": True, "alpha": 4},
+                {"use_dora": True, "use_rslora": True},
+                {"use_gating": True, "alpha": 16},
+            ),
+            (True, False),
+        )
+    ):
+        full = {"alpha": 8, "use_rslora": False, "use_gating": False, "use_dora": False, **changes}
+        own = {"a": draw(2, HIDDEN), "b": draw(6, 2)}
+        if full["use_dora"]:
+            own["magnitude"] = draw(6, shift=2)
+        if full["use_gating"]:
+            own |= {"gate.weight": draw(1, HIDDEN), "gate.bias": draw(1)}
+        y = ref.lora(x, weight, bias if with_bias else None, own, full)
+        inputs = {"x": x, "weight": weight} | ({"bias": bias} if with_bias else {})
+        group.add(f"lora-{number:02d}", {"method": "lora", "r": 2, **changes}, own, inputs, {"y": y})
+    for number, (changes, side) in enumerate(
+        itertools.product(({}, {"alpha": 2}, {"use_gating": True}), ("output", "input"))
+    ):
+        full = {"alpha": 1, "use_gating": False, **changes}
+        own = {"scale": draw(6 if side == "output" else HIDDEN, shift=1)}
+        if full["use_gating"]:
+            own |= {"gate.weight": draw(1, HIDDEN), "gate.bias": draw(1)}
+        y = ref.ia3(x, weight, bias, own, full, side)
+        inputs = {"x": x, "weight": weight, "bias": bias}
+        group.add(f"ia3-{number:02d}", {"method": "ia3", **changes}, own, inputs, {"y": y}, side=side)
+    return group
+
+
+def attention_and_states() -> Group:
+    group = Group("states", "Prefix tuning, prompt tuning and ReFT")
+    draw = Numbers(600)
+    heads, size, layers, length = 2, 3, 2, 4
+    q, k, v = (draw(ROWS, heads, TOKENS, size) for _ in range(3))
+    mask = np.array([[True, True, True], [True, True, False]])
+    for number, flat in enumerate((False, True)):
+        config = {"prefix_length": length, "non_linearity": "tanh", "flat": flat}
+        count = 2 * layers * heads * size
+        if flat:
+            own = {"control_trans": draw(length * count)}
+        else:
+            own = {
+                "wte.weight": draw(length, heads * size),
+                "control_trans.0.weight": draw(5, heads * size, scale=0.5),
+                "control_trans.0.bias": draw(5, scale=0.3),
+                "control_trans.2.weight": draw(count, 5, scale=0.5),
+                "control_trans.2.bias": draw(count, scale=0.3),
+            }
+        states = ref.prefix_states({**own, "heads_size": np.zeros(size)}, config, heads)
+        outputs = {
+            f"context.{layer}": ref.attention_with_prefix(q, k, v, mask, states[2 * layer], states[2 * layer + 1])
+            for layer in range(layers)
+        }
+        changes = {"method": "prefix", "prefix_length": length, "bottleneck_size": 5, "flat": flat}
+        inputs = {"q": q, "k": k, "v": v, "mask": mask}
+        group.add(f"prefix-{number}", changes, own, inputs, {"states": states, **outputs}, heads=heads, layers=layers)
+    x = draw(ROWS, TOKENS, HIDDEN)
+    for combine in ("prefix", "prefix_after_bos"):
+        own = {"prompt": draw(length, HIDDEN)}
+        config = {"method": "prompt", "prompt_length": length, "combine": combine}
+        group.add(f"prompt-{combine}", config, own, {"x": x}, {"y": ref.prompt(x, own, config)})
+    h = draw(ROWS, 6, HIDDEN)
+    seen = np.array([[True] * 6, [False, True, True, True, True, False]])
+    for number, changes in enumerate(
+        (
+            {"prefix_positions": 2},
+            {"prefix_positions": 1, "suffix_positions": 2},
+            {"prefix_positions": 2, "suffix_positions": 1, "tied_weights": True},
+            {"prefix_positions": 2, "subtract_projection": False, "orthogonality": False},
+            {"prefix_positions": 2, "non_linearity": "relu", "orthogonality": False},
+        )
+    ):
+        full = {
+            "prefix_positions": 3,
+            "suffix_positions": 0,
+            "subtract_projection": True,
+            "tied_weights": False,
+            "non_linearity": None,
+            **changes,
+        }
+        own = {}
+        for unit in ("prefix", "suffix"):
+            if full[f"{unit}_positions"] and not (unit == "suffix" and full["tied_weights"]):
+                projection = (
+                    np.linalg.qr(draw(HIDDEN, 2))[0].T if changes.get("orthogonality", True) else draw(2, HIDDEN)
+                )
+                own |= {
+                    f"{unit}.projection": projection.astype(np.float32).astype(np.float64),
+                    f"{unit}.source.weight": draw(2, HIDDEN),
+                    f"{unit}.source.bias": draw(2),
+                }
+        config = {"method": "reft", "r": 2, "dropout": 0, **changes}
+        group.add(f"reft-{number}", config, own, {"h": h, "mask": seen}, {"h": ref.reft(h, seen, own, full)})
+    return group
+
+
+GROUPS = (bottleneck, invertible, composition, fusion, linear_maps, attention_and_states)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for make in GROUPS:
+        group = make()
+        group.write(folder)
+        print(f"{group.name}: {len(group.cases)} cases, {len(group.tensors)} tensors")
+
+
+if __name__ == "__main__":
+    main()
