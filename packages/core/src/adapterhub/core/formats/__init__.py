@@ -49,20 +49,21 @@ def detect_fusion(folder: Path) -> str:
     )
 
 
-#: Names the model's methods look for here; `checkpoints` stands above this package, so they are found when asked for.
-_ABOVE = (
-    "load_adapter",
-    "load_adapter_fusion",
-    "load_adapter_setup",
-    "load_report",
-    "save_adapter",
-    "save_adapter_fusion",
-    "save_adapter_setup",
-    "save_all_adapters",
-)
+#: Names the model's methods look for here; the modules that have them stand above this package and are loaded when asked.
+_ABOVE = {
+    "load_adapter": "checkpoints",
+    "load_adapter_fusion": "checkpoints",
+    "load_report": "checkpoints",
+    "save_adapter": "checkpoints",
+    "save_adapter_fusion": "checkpoints",
+    "load_adapter_setup": "setups",
+    "save_adapter_setup": "setups",
+    "save_all_adapter_fusions": "setups",
+    "save_all_adapters": "setups",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _ABOVE:
-        return getattr(importlib.import_module("adapterhub.core.checkpoints"), name)
+        return getattr(importlib.import_module(f"adapterhub.core.{_ABOVE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
