@@ -46,6 +46,7 @@ from adapterhub.spec.config import AdapterConfig, parse_config
 from adapterhub.spec.errors import AdapterHubError, AdapterNotFoundError, CheckpointError, InvalidConfigError
 
 if TYPE_CHECKING:
+    from adapterhub.core.layer_sites import LayerSite
     from adapterhub.core.linear_sites import LinearSite
     from adapterhub.spec.fusion import FusionConfig
 
@@ -169,6 +170,12 @@ class Pool:
         from adapterhub.core.linear_sites import linear_sites
 
         return linear_sites(self, roles, targets, on_input=on_input)
+
+    def layer_sites(self) -> list[LayerSite]:
+        """The outputs of all layers."""
+        from adapterhub.core.layer_sites import layer_sites
+
+        return layer_sites(self)
 
     # ---- adapters -----------------------------------------------------------------------------------------------------
 

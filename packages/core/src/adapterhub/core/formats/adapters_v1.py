@@ -23,6 +23,7 @@ __all__ = [
     "LegacyKey",
     "from_legacy",
     "names_in",
+    "slot_of",
     "split_key",
     "to_legacy",
     "weights_file",
@@ -206,7 +207,7 @@ def _neutral(key: LegacyKey, normed: bool, hosts: Mapping[str, str], embedding: 
     if key.kind == "invertible":
         module, _, parameter = key.leaf.rpartition(".")
         return f"{embedding}.{_INVERTIBLE[module]}.{parameter}" if module in _INVERTIBLE else None
-    slot = _slot(key.host, hosts)
+    slot = slot_of(key.host, hosts)
     if slot is None:
         return None
     if key.kind == "fusion":
@@ -217,7 +218,7 @@ def _neutral(key: LegacyKey, normed: bool, hosts: Mapping[str, str], embedding: 
     return None
 
 
-def _slot(host: str, hosts: Mapping[str, str]) -> str | None:
+def slot_of(host: str, hosts: Mapping[str, str]) -> str | None:
     """The slot of a host path, with or without the prefix of the base model (`bert.`, `model.`) in front."""
     for _ in range(3):
         if host in hosts:

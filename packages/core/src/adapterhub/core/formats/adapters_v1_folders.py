@@ -14,10 +14,12 @@ from adapterhub.core.formats.adapters_v1 import (
     FUSION_WEIGHTS,
     from_legacy,
     names_in,
+    slot_of,
     to_legacy,
     weights_file,
 )
 from adapterhub.core.formats.adapters_v1_heads import legacy_head_document, legacy_head_tensors, read_legacy_head
+from adapterhub.core.formats.adapters_v1_methods import read_methods
 from adapterhub.core.formats.checkpoint import AdapterCheckpoint, BaseModel, FusionCheckpoint, HeadCheckpoint
 from adapterhub.core.formats.files import read_json, read_tensors, write_json, write_tensors
 from adapterhub.spec.adapters_config import from_adapters, to_adapters
@@ -100,7 +102,10 @@ def read_adapter(folder: Path, places: LegacyPlaces, with_head: bool = True) -> 
     names = names_in(state)
     if len(names) > 1:
         raise CheckpointError(f"{weights} holds several adapters: {', '.join(sorted(names))}.")
-    tensors, unexpected = from_legacy(state, places.hosts, places.embedding)
+    others, used = read_methods(state, lambda host: slot_of(host, places.hosts), config)
+    rest = {key: tensor for key, tensor in state.items() if key not in used}
+    tensors, unexpected = from_legacy(rest, places.hosts, places.embedding)
+    tensors.update(others)
     config, notes = _without_absent_invertible(config, tensors, str(document.get("type") or ""), version)
     return AdapterCheckpoint(
         name=str(document.get("name") or (next(iter(names)) if names else folder.name)),

@@ -1,0 +1,112 @@
+"""LoRA, IA3 and ReFT in checkpoints of adapters 0.x-1.3: their tensors to neutral keys and back.
+
+Fused attention maps (GPT-2's `c_attn`) keep the matrices of q, k and v that are adapted one below the other; ReFT keeps its
+projection as the parameters of torch's orthogonal parametrisation, of which only the resulting matrix matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from adapterhub.core.formats.adapters_v1 import LegacyKey, split_key
+from adapterhub.spec.config import AdapterConfig, IA3Config, LoRAConfig, UnionConfig
+from adapterhub.spec.errors import CheckpointError
+
+__all__ = ["read_methods"]
+
+_FUSED = {"qkv": ("q", "k", "v"), "kv": ("k", "v"), "cross_kv": ("k", "v")}
+_LORA = {"lora_A": "a", "lora_B": "b", "m.weight": "magnitude", "gate.weight": "gate.weight", "gate.bias": "gate.bias"}
+_UNITS = {"0": "prefix", "1": "suffix"}
+
+
+def read_methods(
+    state: Mapping[str, Tensor], slot_of: Callable[[str], str | None], config: AdapterConfig
+) -> tuple[dict[str, Tensor], set[str]]:
+    """The tensors of the methods of this module.
+
+    Args:
+        state: a state dict of theirs.
+        slot_of: module path in their model → neutral slot, or None.
+        config: what the adapter is; of a union, its members count.
+
+    Returns:
+        neutral key → tensor, and the keys of `state` that were read.
+    """
+    tensors: dict[str, Tensor] = {}
+    used: set[str] = set()
+    reft: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        found = split_key(key)
+        if found is None:
+            continue
+        if found.kind == "lora":
+            slot = slot_of(found.host)
+            if slot is not None and found.leaf in _LORA:
+                used.add(key)
+                tensors.update(_lora(slot, found, tensor, config))
+        elif found.kind == "reft":
+            slot = slot_of(found.host.removesuffix(".reft_layer"))
+            if slot is not None:
+                used.add(key)
+                reft.setdefault(slot, {})[found.leaf] = tensor
+    for slot, leaves in reft.items():
+        tensors.update(_reft(f"{slot}.layer", leaves))
+    return tensors, used
+
+
+def _lora(slot: str, key: LegacyKey, tensor: Tensor, config: AdapterConfig) -> Iterator[tuple[str, Tensor]]:
+    member = _member(config)
+    layer, _, role = slot.rpartition(".")
+    scaled = isinstance(member, IA3Config)
+    leaf = "scale" if scaled and key.leaf == "lora_B" else _LORA[key.leaf]
+    if leaf in ("scale", "magnitude"):
+        tensor = tensor.reshape(-1)
+    if role not in _FUSED:
+        yield f"{slot}.{leaf}", tensor
+        return
+    front = "cross_" if role.startswith("cross_") else ""
+    parts = [part for part in _FUSED[role] if part in member.attn_matrices]
+    if tensor.shape[0] % len(parts):
+        raise CheckpointError(
+            f"{slot}.{leaf} has {tensor.shape[0]} rows, which cannot be shared out among {', '.join(parts)}."
+        )
+    for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True):
+        yield f"{layer}.{front}{part}.{leaf}", piece.contiguous()
+
+
+def _member(config: AdapterConfig) -> LoRAConfig | IA3Config:
+    for member in config.configs if isinstance(config, UnionConfig) else (config,):
+        if isinstance(member, (LoRAConfig, IA3Config)):
+            return member
+    raise CheckpointError("The checkpoint has LoRA tensors, but its config has no LoRA.")
+
+
+def _reft(slot: str, leaves: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    units = {leaf.split(".")[1] for leaf in leaves if leaf.startswith("units.")}
+    for unit in sorted(units):
+        front = f"units.{unit}."
+        own = {leaf.removeprefix(front): tensor for leaf, tensor in leaves.items() if leaf.startswith(front)}
+        name = _UNITS.get(unit, unit)
+        for theirs, ours in (("learned_source.weight", "source.weight"), ("learned_source.bias", "source.bias")):
+            if theirs in own:
+                yield f"{slot}.{name}.{ours}", own[theirs]
+        yield f"{slot}.{name}.projection", _projection(own)
+
+
+def _projection(leaves: Mapping[str, Tensor]) -> Tensor:
+    """The projection [r, d], computed from the parameters of its parametrisation where it has one."""
+    if "projection.weight" in leaves:
+        return leaves["projection.weight"]
+    original = leaves["projection.parametrizations.weight.original"]
+    holder = nn.Linear(original.shape[1], original.shape[0], bias=False)
+    nn.utils.parametrizations.orthogonal(holder)
+    parametrisation = holder.parametrizations["weight"]
+    with torch.no_grad():
+        parametrisation.original.copy_(original)  # type: ignore[operator, union-attr]
+        base = leaves.get("projection.parametrizations.weight.0.base")
+        if base is not None:
+            parametrisation[0].base.copy_(base)  # type: ignore[index, union-attr, operator]
+        return holder.weight.detach().clone()

@@ -1,0 +1,83 @@
+"""Sites at the output of whole layers, beside the padding mask of the call (ReFT)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from adapterhub.core.blocks import Operation
+from adapterhub.core.carried import Carrier
+from adapterhub.core.sites import HookedSite
+
+if TYPE_CHECKING:
+    from adapterhub.core.families import LayerPlace
+    from adapterhub.core.pool import Pool
+
+__all__ = ["LayerSite", "layer_sites"]
+
+
+class LayerSite(HookedSite):
+    """The output h [B, T, d] of one layer, beside the mask [B, L] of its tower."""
+
+    def __init__(self, pool: Pool, index: int, place: LayerPlace, module: nn.Module) -> None:
+        super().__init__(pool, index, f"{place.key}.layer", module, "layer")
+        self.place = place
+        self.layer = place.index
+        self.width = place.width
+        self.module = module
+        decoder_of_two = place.tower == "decoder" and getattr(pool.base_model.config, "is_encoder_decoder", False)
+        self.mask_name = "decoder_attention_mask" if decoder_of_two else "attention_mask"
+        self.mask = Carrier()
+
+    def leaf(self, module: nn.Module) -> Operation:
+        return AtLayer(module)
+
+    def hooks(self) -> Iterator[RemovableHandle]:
+        yield self.pool.base_model.register_forward_pre_hook(partial(_keep_mask, self), with_kwargs=True)
+        # before transformers' own hooks, which are added later and record what layers put out
+        yield self.module.register_forward_hook(partial(_change_layer, self), prepend=True)
+
+
+class AtLayer(Operation):
+    """One ReFT module at a layer's output: (h, mask) → h'."""
+
+    needs_residual = True
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
+        found: Tensor = self.module.forward(value, beside)
+        return found
+
+
+def _keep_mask(site: LayerSite, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    mask = kwargs.get(site.mask_name)
+    if mask is None and site.mask_name == "attention_mask" and len(args) > 1:
+        mask = args[1]
+    site.mask.put(mask if isinstance(mask, Tensor) else None)
+
+
+def _change_layer(site: LayerSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    mask = site.mask.take()
+    operation = site.operation()
+    if operation is None:
+        return None
+    if isinstance(output, Tensor):
+        return operation(output, mask)
+    return (operation(output[0], mask), *output[1:])
+
+
+def layer_sites(pool: Pool) -> list[LayerSite]:
+    """The sites of `Pool.layer_sites`, made on first use."""
+    modules = dict(pool.base_model.named_modules(remove_duplicate=False))
+    missing = [place for place in pool.layout.layers if f"{place.key}.layer" not in pool.by_key]
+    pool.grow(
+        lambda first: [LayerSite(pool, index, place, modules[place.path]) for index, place in enumerate(missing, first)]
+    )
+    found = [pool.by_key[f"{place.key}.layer"] for place in pool.layout.layers]
+    return [site for site in found if isinstance(site, LayerSite)]
