@@ -31,7 +31,9 @@ def test_a_published_adapter_is_resolved_and_its_bytes_come_back(hub: Hub, folde
         assert data == (folder / file["path"]).read_bytes()
 
 
-def test_publishing_the_same_twice_changes_nothing_and_other_content_is_refused(hub: Hub, folder: Path, tmp_path: Path) -> None:
+def test_publishing_the_same_twice_changes_nothing_and_other_content_is_refused(
+    hub: Hub, folder: Path, tmp_path: Path
+) -> None:
     client = hub.member("demo")
     manifest = manifest_of(folder)
     upload_folder(client, folder)
@@ -66,7 +68,10 @@ def test_an_upload_goes_on_where_it_stopped(hub: Hub) -> None:
     client = hub.member("demo")
     data = bytes(range(256)) * 4000
     location = client.post("/v1/uploads").headers["location"]
-    assert client.patch(location, content=data[:300_000], headers={"Upload-Offset": "0"}).headers["upload-offset"] == "300000"
+    assert (
+        client.patch(location, content=data[:300_000], headers={"Upload-Offset": "0"}).headers["upload-offset"]
+        == "300000"
+    )
     assert client.head(location).headers["upload-offset"] == "300000"
     wrong = client.patch(location, content=data[500_000:], headers={"Upload-Offset": "500000"})
     assert (wrong.status_code, wrong.headers["upload-offset"]) == (409, "300000")
@@ -134,7 +139,9 @@ def test_a_manifest_needs_its_bytes(hub: Hub, folder: Path) -> None:
         ({"head": parse_head({"head_type": "classification", "num_labels": 2}).expand()}, "/head"),
     ],
 )
-def test_a_manifest_that_is_wrong_is_refused_with_the_place(hub: Hub, folder: Path, change: dict[str, object], pointer: str) -> None:
+def test_a_manifest_that_is_wrong_is_refused_with_the_place(
+    hub: Hub, folder: Path, change: dict[str, object], pointer: str
+) -> None:
     client = hub.member("demo")
     upload_folder(client, folder)
     answer = client.post("/v1/publish", json={"manifest": {**manifest_of(folder).to_json(), **change}})
@@ -204,7 +211,9 @@ def test_a_second_version_keeps_model_and_task(hub: Hub, folder: Path, tmp_path:
 def test_names_are_kept_as_first_spelt(hub: Hub, folder: Path, tmp_path: Path) -> None:
     client = hub.member("Demo")
     publish(client, folder, "Sentiment/SST-2@demo", "1", name="My_Adapter").raise_for_status()
-    publish(client, write_folder(tmp_path / "b", seed=3), "sentiment/sst_2@DEMO", "2", name="my-adapter").raise_for_status()
+    publish(
+        client, write_folder(tmp_path / "b", seed=3), "sentiment/sst_2@DEMO", "2", name="my-adapter"
+    ).raise_for_status()
     found = hub.http.get("/v1/resolve", params={"ref": "@demo/MY.ADAPTER"}).json()
     assert (found["namespace"], found["version"]) == ("Demo", "2")
     assert found["name"] == "My_Adapter"
@@ -260,5 +269,3 @@ def test_the_manifest_on_the_hub_is_the_one_the_client_built(hub: Hub, folder: P
     body = hub.http.get(f"/v1/manifests/{manifest.digest}").content
     assert Manifest.from_bytes(body) == manifest
     assert httpx.get(f"{hub.url}/v1/manifests/sha256:{'0' * 64}").status_code == 404
-
-

@@ -10,7 +10,6 @@ import tempfile
 from typing import Any
 
 import uvicorn
-from uvicorn.supervisors import Multiprocess
 
 from adapterhub.server.operations.requests import configure_logging
 from adapterhub.server.settings import Settings
@@ -32,7 +31,11 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        hint = "Stop what uses it, or choose another one with --port." if error.errno in (98, 48) else "Check --host and --port."
+        hint = (
+            "Stop what uses it, or choose another one with --port."
+            if error.errno in (98, 48)
+            else "Check --host and --port."
+        )
         raise StorageError(f"Cannot listen on {host}:{port}: {error.strerror or error}.", hint=hint) from None
     listener.set_inheritable(True)
     return listener
@@ -57,7 +60,9 @@ def run(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
         "proxy_headers": False,
         "backlog": 2048,
     }
-    print(f"AdapterHub is at http://{shown}:{address[1]} (data: {settings.data.resolve()})", file=sys.stderr, flush=True)
+    print(
+        f"AdapterHub is at http://{shown}:{address[1]} (data: {settings.data.resolve()})", file=sys.stderr, flush=True
+    )
     if workers == 1:
         from adapterhub.server.app import create_app
 
@@ -67,7 +72,8 @@ def run(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
     counters = tempfile.mkdtemp(prefix="adapterhub-metrics-")
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters
     try:
-        config = uvicorn.Config("adapterhub.server.app:from_environment", factory=True, workers=workers, **options)
-        Multiprocess(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+        uvicorn.run(
+            "adapterhub.server.app:from_environment", factory=True, workers=workers, fd=listener.fileno(), **options
+        )
     finally:
         shutil.rmtree(counters, ignore_errors=True)

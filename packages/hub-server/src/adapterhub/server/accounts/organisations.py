@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from adapterhub.server.accounts.viewer import Viewer
+from adapterhub.server.storage.database import inserted_id
 from adapterhub.server.storage.tables import adapters, now, organisations
 from adapterhub.spec.errors import AdapterNotFoundError, InvalidConfigError, VersionExistsError
 from adapterhub.spec.reference import fold
@@ -24,8 +25,36 @@ __all__ = [
 
 #: names that would read as something else in a reference, an address or a page
 RESERVED = frozenset(
-    "sha256 ah hf hub admin api adapterhub anonymous docs explore feed healthz index metrics me new none null "
-    "openapi org organisation organisations readyz search settings static system v1".split()
+    [
+        "sha256",
+        "ah",
+        "hf",
+        "hub",
+        "admin",
+        "api",
+        "adapterhub",
+        "anonymous",
+        "docs",
+        "explore",
+        "feed",
+        "healthz",
+        "index",
+        "metrics",
+        "me",
+        "new",
+        "none",
+        "null",
+        "openapi",
+        "org",
+        "organisation",
+        "organisations",
+        "readyz",
+        "search",
+        "settings",
+        "static",
+        "system",
+        "v1",
+    ]
 )
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+-]{0,62}[A-Za-z0-9+])?")
 _LOOKALIKE = str.maketrans({"0": "o", "1": "l", "i": "l", "5": "s", "-": None, "+": None})
@@ -72,7 +101,7 @@ def create_organisation(
             name=name, key=key, display_name=display_name or name, private=private, created_at=now()
         )
     )
-    return int(result.inserted_primary_key[0])
+    return inserted_id(result)
 
 
 def find_organisation(connection: Connection, name: str, viewer: Viewer | None = None) -> Row[Any]:

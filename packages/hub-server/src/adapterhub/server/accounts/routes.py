@@ -1,11 +1,303 @@
-"""Organisations and tokens over HTTP."""
+"""Organisations, members and tokens over HTTP."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends
+from typing import Annotated, Any
 
-from adapterhub.server.dependencies import Bearer
+from fastapi import APIRouter, Depends, Path, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection, Row, select
+
+from adapterhub.server.accounts import members
+from adapterhub.server.accounts.organisations import (
+    create_organisation,
+    describe,
+    find_organisation,
+    list_organisations,
+    update_organisation,
+)
+from adapterhub.server.accounts.tokens import check_scopes, create_token, list_tokens, parse_duration, revoke_token
+from adapterhub.server.accounts.viewer import Viewer, forbidden
+from adapterhub.server.dependencies import Bearer, StorageOf, ViewerOf
+from adapterhub.server.moderation.audit import record
+from adapterhub.server.storage.changes import project
+from adapterhub.server.storage.database import next_serial
+from adapterhub.server.storage.tables import adapters, organisations, tokens
+from adapterhub.spec.errors import AuthenticationError, InvalidConfigError
+from adapterhub.spec.reference import fold
 
 __all__ = ["router"]
 
 router = APIRouter(prefix="/v1", tags=["accounts"], dependencies=[Depends(Bearer)])
+
+Organisation = Annotated[str, Path(max_length=64)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewOrganisation(_Body):
+    """An organisation to make."""
+
+    name: str = Field(max_length=64)
+    display_name: str = Field("", max_length=200)
+    private: bool = False
+
+
+class OrganisationChanges(_Body):
+    """What to change; what is left out stays."""
+
+    display_name: Annotated[str, Field(max_length=200)] | None = None
+    description: Annotated[str, Field(max_length=5000)] | None = None
+    url: Annotated[str, Field(max_length=500)] | None = None
+    private: bool | None = None
+    review: bool | None = None
+    trusted_only: bool | None = None
+    max_bytes: Annotated[int, Field(ge=0, le=2**60)] | None = None
+    max_versions_per_day: Annotated[int, Field(ge=0, le=10**9)] | None = None
+
+
+class NewToken(_Body):
+    """A token to make. Its scopes cannot exceed those of the token that asks."""
+
+    organisation: Annotated[str, Field(max_length=64)] | None = None
+    scopes: Annotated[list[Annotated[str, Field(max_length=16)]], Field(max_length=8)] = ["read", "publish", "yank"]
+    expires: Annotated[str, Field(max_length=16)] | None = None
+    name: str = Field("", max_length=200)
+    adapters: str = Field("", max_length=128)
+
+
+class Role(_Body):
+    """What a member may do."""
+
+    role: str = Field(max_length=16)
+
+
+@router.get("/whoami", summary="Whose token this is")
+def whoami(storage: StorageOf, viewer: ViewerOf) -> dict[str, Any]:
+    """Organisation, scopes and expiry of the token in the request."""
+    if viewer.token_id is None:
+        raise AuthenticationError("There is no token in the request.", hint="Send `Authorization: Bearer ahub_…`.")
+    with storage.database.read() as connection:
+        row = connection.execute(select(tokens).where(tokens.c.id == viewer.token_id)).one()
+        name = connection.execute(
+            select(organisations.c.name).where(organisations.c.id == viewer.organisation_id)
+        ).scalar_one_or_none()
+    return {
+        "organisation": name,
+        "name": row.name,
+        "scopes": row.scopes.split(),
+        "adapters": row.adapters,
+        "origin": row.origin,
+        "created_at": row.created_at,
+        "expires_at": row.expires_at,
+    }
+
+
+@router.get("/organisations", summary="All organisations")
+def organisations_list(storage: StorageOf, viewer: ViewerOf) -> dict[str, Any]:
+    """By name. Private ones are listed to their own tokens only."""
+    with storage.database.read() as connection:
+        return {"items": list_organisations(connection, viewer)}
+
+
+@router.post("/organisations", status_code=201, summary="Make an organisation (operators)")
+def organisations_create(storage: StorageOf, viewer: ViewerOf, body: NewOrganisation) -> dict[str, Any]:
+    """The name is taken for ever."""
+    _operator(viewer)
+    with storage.database.write() as connection:
+        made = create_organisation(connection, body.name, display_name=body.display_name, private=body.private)
+        record(
+            connection, viewer.name, "organisation.create", f"@{body.name}", organisation_id=made, private=body.private
+        )
+        return describe(find_organisation(connection, body.name), 0)
+
+
+@router.get("/organisations/{organisation}", summary="One organisation")
+def organisations_get(storage: StorageOf, viewer: ViewerOf, organisation: Organisation) -> dict[str, Any]:
+    """Its texts, switches and limits."""
+    with storage.database.read() as connection:
+        return describe(find_organisation(connection, organisation, viewer))
+
+
+@router.patch("/organisations/{organisation}", summary="Change an organisation")
+def organisations_change(
+    storage: StorageOf, viewer: ViewerOf, organisation: Organisation, body: OrganisationChanges
+) -> dict[str, Any]:
+    """Needs the scope admin. Limits are set by operators."""
+    changes = {key: value for key, value in body.model_dump(exclude_unset=True).items() if value is not None}
+    with storage.database.write() as connection:
+        row = _administered(connection, viewer, organisation)
+        made = update_organisation(connection, row, changes, viewer)
+        if made:
+            serial = next_serial(connection)
+            if "private" in made:
+                ids = list(
+                    connection.execute(select(adapters.c.id).where(adapters.c.organisation_id == row.id)).scalars()
+                )
+                connection.execute(adapters.update().where(adapters.c.organisation_id == row.id).values(serial=serial))
+                project(connection, ids)
+            private = bool(made.get("private", row.private))
+            record(
+                connection,
+                viewer.name,
+                "organisation.change",
+                f"@{row.name}",
+                made,
+                organisation_id=row.id,
+                private=private,
+                serial=serial,
+            )
+        return describe(find_organisation(connection, organisation))
+
+
+@router.get("/organisations/{organisation}/members", summary="Members and their roles")
+def members_list(storage: StorageOf, viewer: ViewerOf, organisation: Organisation) -> dict[str, Any]:
+    """For the organisation's own tokens."""
+    viewer.require("read")
+    with storage.database.read() as connection:
+        row = find_organisation(connection, organisation, viewer)
+        viewer.require("read", row.id)
+        return {"items": members.list_members(connection, row.id)}
+
+
+@router.put("/organisations/{organisation}/members/{account}", summary="Add a member, or change a role")
+def members_set(
+    storage: StorageOf, viewer: ViewerOf, organisation: Organisation, account: Organisation, body: Role
+) -> dict[str, Any]:
+    """Roles: owner, maintainer, reviewer, reader."""
+    with storage.database.write() as connection:
+        row = _administered(connection, viewer, organisation)
+        made = members.set_member(connection, row.id, account, body.role)
+        record(
+            connection,
+            viewer.name,
+            "member.set",
+            f"@{row.name}",
+            {"account": account, "role": body.role},
+            organisation_id=row.id,
+            private=True,
+        )
+        return made
+
+
+@router.delete("/organisations/{organisation}/members/{account}", status_code=204, summary="Remove a member")
+def members_remove(storage: StorageOf, viewer: ViewerOf, organisation: Organisation, account: Organisation) -> Response:
+    """The member's tokens for the organisation are revoked."""
+    with storage.database.write() as connection:
+        row = _administered(connection, viewer, organisation)
+        members.remove_member(connection, row.id, account)
+        record(
+            connection,
+            viewer.name,
+            "member.remove",
+            f"@{row.name}",
+            {"account": account},
+            organisation_id=row.id,
+            private=True,
+        )
+    return Response(status_code=204)
+
+
+@router.post(
+    "/organisations/{organisation}/members/{account}/tokens", status_code=201, summary="Make a token for a member"
+)
+def members_token(
+    storage: StorageOf, viewer: ViewerOf, organisation: Organisation, account: Organisation, body: NewToken
+) -> dict[str, Any]:
+    """It can do at most what the member's role allows, and ends with the membership."""
+    with storage.database.write() as connection:
+        row = _administered(connection, viewer, organisation)
+        account_id, allowed = members.allowed_scopes(connection, row.id, account)
+        scopes = [scope for scope in check_scopes(body.scopes) if scope in allowed]
+        if not scopes:
+            raise InvalidConfigError(
+                f"The role of {account!r} allows none of these scopes.", hint=f"It allows {', '.join(allowed)}."
+            )
+        return _made(connection, viewer, body, row.id, scopes, account_id)
+
+
+@router.get("/tokens", summary="Tokens, without their secrets")
+def tokens_list(storage: StorageOf, viewer: ViewerOf) -> dict[str, Any]:
+    """Of the organisation, or of the whole hub for operators."""
+    viewer.require("admin")
+    with storage.database.read() as connection:
+        return {"items": list_tokens(connection, viewer.organisation_id)}
+
+
+@router.post("/tokens", status_code=201, summary="Make a token")
+def tokens_create(storage: StorageOf, viewer: ViewerOf, body: NewToken) -> dict[str, Any]:
+    """`token` in the answer is shown this once."""
+    viewer.require("admin")
+    scopes = check_scopes(body.scopes)
+    with storage.database.write() as connection:
+        organisation_id = viewer.organisation_id
+        if body.organisation is not None:
+            organisation_id = _administered(connection, viewer, body.organisation).id
+        if organisation_id is None:
+            _operator(viewer)
+        return _made(connection, viewer, body, organisation_id, list(scopes), None)
+
+
+@router.delete("/tokens/{token_id}", status_code=204, summary="Revoke a token")
+def tokens_revoke(storage: StorageOf, viewer: ViewerOf, token_id: Annotated[int, Path(ge=1, le=2**53)]) -> Response:
+    """From now on it is worth nothing. A token may revoke itself."""
+    if token_id != viewer.token_id:
+        viewer.require("admin")
+    with storage.database.write() as connection:
+        revoke_token(connection, token_id, viewer.organisation_id)
+        record(
+            connection,
+            viewer.name,
+            "token.revoke",
+            f"token {token_id}",
+            organisation_id=viewer.organisation_id,
+            private=True,
+        )
+    return Response(status_code=204)
+
+
+def _made(
+    connection: Connection,
+    viewer: Viewer,
+    body: NewToken,
+    organisation_id: int | None,
+    scopes: list[str],
+    account_id: int | None,
+) -> dict[str, Any]:
+    made = create_token(
+        connection,
+        organisation_id=organisation_id,
+        scopes=scopes,
+        expires=parse_duration(body.expires) if body.expires else None,
+        name=body.name,
+        adapters=fold(body.adapters),
+        account_id=account_id,
+        origin="api",
+    )
+    details = {"scopes": list(made.scopes), "expires_at": made.expires_at}
+    record(
+        connection,
+        viewer.name,
+        "token.create",
+        f"token {made.id}",
+        details,
+        organisation_id=organisation_id,
+        private=True,
+    )
+    return {"id": made.id, "token": made.secret, "scopes": list(made.scopes), "expires_at": made.expires_at}
+
+
+def _administered(connection: Connection, viewer: Viewer, name: str) -> Row[Any]:
+    """The organisation, if the viewer may administer it."""
+    viewer.require("admin")
+    row = find_organisation(connection, name, viewer)
+    viewer.require("admin", row.id)
+    return row
+
+
+def _operator(viewer: Viewer) -> None:
+    viewer.require("admin")
+    if not viewer.is_operator:
+        raise forbidden("Only operators of the hub may do this.")

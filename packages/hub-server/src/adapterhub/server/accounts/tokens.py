@@ -15,9 +15,8 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from adapterhub.server.accounts.viewer import SCOPES, Viewer
-from adapterhub.server.storage.database import Database
-from adapterhub.server.storage.tables import accounts, organisations, time_text, tokens
-from adapterhub.server.storage.tables import now as present
+from adapterhub.server.storage.database import Database, inserted_id
+from adapterhub.server.storage.tables import accounts, now as present, organisations, time_text, tokens
 from adapterhub.spec.errors import AdapterNotFoundError, AuthenticationError, InvalidConfigError
 
 __all__ = ["PREFIX", "create_token", "list_tokens", "parse_duration", "revoke_token", "viewer_of"]
@@ -94,7 +93,7 @@ def create_token(
             expires_at=expires_at,
         )
     )
-    return CreatedToken(int(row.inserted_primary_key[0]), secret, kept, expires_at)
+    return CreatedToken(inserted_id(row), secret, kept, expires_at)
 
 
 def list_tokens(connection: Connection, organisation_id: int | None = None) -> list[dict[str, Any]]:

@@ -10,8 +10,13 @@ from adapterhub.server.storage.blobs import BlobStore
 from adapterhub.spec.canonical import canonical_json
 from adapterhub.spec.manifest import FileRecord, Manifest
 from adapterhub.spec.safetensors_header import MAX_HEADER_BYTES, read_header
-from adapterhub.spec.validation.adapter_folder import ALLOWED_SUFFIXES, HEAD_CONFIG_FILE, folder_problems, read_record
-from adapterhub.spec.validation.adapter_folder import head_problems as read_head
+from adapterhub.spec.validation.adapter_folder import (
+    ALLOWED_SUFFIXES,
+    HEAD_CONFIG_FILE,
+    folder_problems,
+    head_problems as read_head,
+    read_record,
+)
 from adapterhub.spec.validation.problem import Problem, has_errors
 
 __all__ = ["content_problems", "file_problems", "readme_of"]

@@ -66,7 +66,7 @@ def index_file(connection: Connection, settings: Settings, path: str, viewer: Vi
     if path == "aliases.json":
         return f"{_dump(alias_table())}\n".encode()
     if found := _NAMESPACE.fullmatch(path):
-        return _adapter_file(connection, *found.groups(), viewer)
+        return _adapter_file(connection, found[1], found[2], found[3], viewer)
     if found := _BUCKET.fullmatch(path):
         kind, bucket = (found[1], found[2]) if found[1] else (found[3], found[4])
         make = {"k": _bucket_file, "w": _word_file, "m": _model_file}[kind]

@@ -16,8 +16,8 @@ from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
 from adapterhub.server.dependencies import Bearer, SettingsOf, StorageOf, ViewerOf
 from adapterhub.server.operations.metrics import BLOB_BYTES, RESOLVES
 from adapterhub.server.resolving.content import blob_size, manifest_bytes, parse_range
-from adapterhub.server.resolving.history import adapter_history
 from adapterhub.server.resolving.files import etag_of, index_file
+from adapterhub.server.resolving.history import adapter_history
 from adapterhub.server.resolving.service import resolve_reference
 from adapterhub.server.storage import Storage
 from adapterhub.server.storage.tables import hub
@@ -50,8 +50,12 @@ async def resolve(
     storage: StorageOf,
     viewer: ViewerOf,
     ref: Annotated[str, Query(max_length=1024, description="`task/subtask@ns:version`, a word, or `@ns/name`")],
-    model: Annotated[str | None, Query(max_length=255, description="Base model; needed unless the reference is `@ns/name`")] = None,
-    config: Annotated[str | None, Query(max_length=16384, description="Preset name, config id, or config as JSON")] = None,
+    model: Annotated[
+        str | None, Query(max_length=255, description="Base model; needed unless the reference is `@ns/name`")
+    ] = None,
+    config: Annotated[
+        str | None, Query(max_length=16384, description="Preset name, config id, or config as JSON")
+    ] = None,
     type: Annotated[str | None, Query(max_length=32)] = None,
     version: Annotated[str | None, Query(max_length=128)] = None,
 ) -> Response:
@@ -93,7 +97,10 @@ async def resolve(
     "/index/{path:path}",
     summary="A file of the sparse index",
     response_class=Response,
-    responses={200: {"content": {"application/jsonl": {}, "application/json": {}}}, 304: {"description": "Not changed"}},
+    responses={
+        200: {"content": {"application/jsonl": {}, "application/json": {}}},
+        304: {"description": "Not changed"},
+    },
 )
 async def index(
     request: Request,
@@ -255,5 +262,3 @@ def _config(text: str | None) -> Any:
         return read_json(text.encode("utf-8", "surrogatepass"), max_bytes=65536)
     except JSONSyntaxError as error:
         raise InvalidConfigError(f"config is no JSON: {error.message}.") from None
-
-

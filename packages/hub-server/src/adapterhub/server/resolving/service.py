@@ -278,7 +278,7 @@ def _more_entries(
     if model_name is not None:
         close = _close_pairs(connection, reference, model_name)
         for key in close:
-            row = connection.execute(
+            one = connection.execute(
                 _lines()
                 .where(
                     adapters.c.model_name == model_name,
@@ -288,8 +288,8 @@ def _more_entries(
                 )
                 .limit(1)
             ).first()
-            if row is not None:
-                found.append(entry_of(row.line))
+            if one is not None:
+                found.append(entry_of(one.line))
     return found
 
 

@@ -110,13 +110,14 @@ class BlobStore:
 
     async def write_part(
         self, upload: str, start: int, pieces: AsyncIterable[bytes], limit: int
-    ) -> tuple[Part, BaseException | None]:
+    ) -> tuple[Part, Exception | None]:
         """Store what arrives, up to `limit` bytes, hashing it on the way.
 
         What arrived before a connection broke is kept: the part is returned together with the exception that ended it.
         """
         path = f"uploads/{upload}/{start:020d}-{secrets.token_hex(8)}"
-        hashed, size, failure = hashlib.sha256(), 0, None
+        hashed, size = hashlib.sha256(), 0
+        failure: Exception | None = None
         writer = obstore.open_writer_async(self.store, path, buffer_size=_WRITE_BUFFER)
         async with writer:
             try:

@@ -29,7 +29,6 @@ class Projection(Protocol):
 def projections() -> tuple[Projection, ...]:
     """Every projection of this server."""
     from adapterhub.server.catalogue.listings import ListingsProjection
-
     from adapterhub.server.resolving.pairs import PairProjection
 
     return (PairProjection(), ListingsProjection())

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, create_engine, event, make_url, select, update
+from sqlalchemy import Connection, CursorResult, create_engine, event, make_url, select, update
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from adapterhub.server.settings import Settings
-from adapterhub.spec.errors import StorageError
 from adapterhub.server.storage.tables import hub
+from adapterhub.spec.errors import StorageError
 
-__all__ = ["Database", "hub_text", "next_serial", "open_database"]
+__all__ = ["Database", "hub_text", "inserted_id", "next_serial", "open_database"]
 
 Result = TypeVar("Result")
 
@@ -158,6 +158,14 @@ def next_serial(connection: Connection) -> int:
 def hub_text(connection: Connection, key: str) -> str:
     """A single value of the `hub` table; empty where absent."""
     return str(connection.execute(select(hub.c.text).where(hub.c.key == key)).scalar_one_or_none() or "")
+
+
+def inserted_id(result: CursorResult[Any]) -> int:
+    """The id the database gave to the row just inserted."""
+    key = result.inserted_primary_key
+    if key is None:
+        raise RuntimeError("nothing was inserted")
+    return int(key[0])
 
 
 def in_transaction(database: Database, work: Callable[[Connection], Result]) -> Result:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
+from adapterhub.server.storage.database import inserted_id
 from adapterhub.server.storage.tables import adapters, now, organisations, versions
 from adapterhub.spec.index import IndexEntry, bucket_of, model_bucket_of
 from adapterhub.spec.reference import fold
@@ -68,7 +69,7 @@ def upsert_adapter(
             **texts,
         )
     )
-    return int(result.inserted_primary_key[0]), kept
+    return inserted_id(result), kept
 
 
 def add_version(
@@ -104,7 +105,7 @@ def add_version(
     )
     if state == "published":
         touch(connection, adapter_id, serial, entry)
-    return int(result.inserted_primary_key[0])
+    return inserted_id(result)
 
 
 def touch(connection: Connection, adapter_id: int, serial: int, entry: IndexEntry | None = None) -> None:
