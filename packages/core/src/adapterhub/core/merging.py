@@ -11,13 +11,17 @@ Everything here is a pure function over state dicts of equal keys and shapes; `a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from adapterhub.spec.errors import InvalidConfigError
 
-__all__ = ["COMBINATIONS", "combine", "dare", "linear", "low_rank_svd", "normalised", "ties"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["COMBINATIONS", "average_adapter", "combine", "dare", "linear", "low_rank_svd", "normalised", "ties"]
 
 
 def normalised(weights: Sequence[float] | None, count: int, normalize: bool = True) -> list[float]:
@@ -139,6 +143,124 @@ def combine(
 
 #: Names `average_adapter(combine_strategy=…)` takes.
 COMBINATIONS: dict[str, Callable[..., Tensor]] = {"linear": linear, "ties": ties, "dare": dare}
+
+
+def average_adapter(
+    model: nn.Module,
+    adapter_name: str,
+    adapter_list: Sequence[str] | Mapping[str, float],
+    weights: Sequence[float] | None = None,
+    *,
+    combine_strategy: str = "linear",
+    normalize_weights: bool = True,
+    set_active: bool = False,
+    overwrite_ok: bool = False,
+    svd_rank: int | None = None,
+    average_head: bool = False,
+    **options: Any,
+) -> None:
+    """Adds an adapter made from others of one architecture.
+
+    Args:
+        adapter_name: name of the new one.
+        adapter_list: the adapters; as a mapping, with their weights.
+        weights: one number each; equal ones by default.
+        combine_strategy: `linear`, `ties`, `dare`, or `svd` (LoRA only).
+        normalize_weights: whether the weights are divided by their sum.
+        svd_rank: rank of the result of `svd`; that of the first adapter by default.
+        average_head: whether a head is made from the adapters' heads, with the same weights (always linear).
+        options: `density` for `ties` and `dare`, `generator` for `dare`.
+
+    Raises:
+        AdapterNotFoundError: an adapter that is not there.
+        InvalidConfigError: adapters of different architectures, an unknown strategy, weights that make no sense.
+    """
+    from adapterhub.core.heads.attached import heads_of
+    from adapterhub.core.pool import pool_of
+
+    pool = pool_of(model)
+    if isinstance(adapter_list, Mapping):
+        if weights is not None:
+            raise InvalidConfigError("The weights are given twice: as values of the mapping, and as weights=.")
+        names, weights = list(adapter_list), list(adapter_list.values())
+    else:
+        names = list(adapter_list)
+    if not names:
+        raise InvalidConfigError("There is nothing to average.", hint="Name at least one adapter.")
+    adapters = [pool.get(name) for name in names]
+    _check_alike([adapter.config for adapter in adapters], names, combine_strategy)
+    shares = normalised(weights, len(names), normalize_weights)
+    states = [{key: tensor.detach() for key, tensor in adapter.tensors().items()} for adapter in adapters]
+    config = adapters[0].config
+    if combine_strategy == "svd":
+        config, state = _svd(adapters, states, shares, svd_rank)
+    elif combine_strategy in COMBINATIONS:
+        state = combine(states, COMBINATIONS[combine_strategy], shares, **options)
+    else:
+        raise InvalidConfigError(
+            f"There is no combine_strategy {combine_strategy!r}.",
+            hint=f"Strategies: {', '.join([*COMBINATIONS, 'svd'])}.",
+        )
+    heads = heads_of(model)
+    head = None
+    if average_head:
+        saved = [heads.save(name) for name in names]
+        absent = [name for name, found in zip(names, saved, strict=True) if found is None]
+        if absent:
+            raise InvalidConfigError(f"There is no head of {', '.join(map(repr, absent))} to average.")
+        head = saved[0]
+        assert head is not None
+        head.tensors = combine([found.tensors for found in saved if found is not None], linear, shares)
+    pool.add(adapter_name, config, type=adapters[0].type, tensors=state, overwrite=overwrite_ok)
+    if head is not None:
+        heads.load(adapter_name, head)
+    if set_active:
+        model.set_active_adapters(adapter_name)  # type: ignore[operator]
+
+
+#: Fields in which averaged adapters may differ: they act in training or initialisation only.
+_MAY_DIFFER = frozenset(
+    {"dropout", "stochastic_depth", "init_weights", "init_weights_seed", "phm_init_range", "phm_c_init"}
+)
+
+
+def _check_alike(configs: Sequence[Any], names: Sequence[str], strategy: str) -> None:
+    free = _MAY_DIFFER | ({"r", "alpha", "rank_pattern", "alpha_pattern", "use_rslora"} if strategy == "svd" else set())
+    first = {key: value for key, value in configs[0].expand().items() if key not in free}
+    for name, config in zip(names[1:], configs[1:], strict=True):
+        other = {key: value for key, value in config.expand().items() if key not in free}
+        different = [key for key in first.keys() | other.keys() if first.get(key) != other.get(key)]
+        if different:
+            raise InvalidConfigError(
+                f"{names[0]!r} and {name!r} differ in {', '.join(sorted(different))}: only adapters of one architecture can "
+                "be averaged."
+            )
+
+
+def _svd(
+    adapters: Sequence[Any], states: Sequence[Mapping[str, Tensor]], shares: Sequence[float], rank: int | None
+) -> tuple[Any, dict[str, Tensor]]:
+    """Config and tensors of the truncated SVD of the weighted sum of LoRA updates, site by site."""
+    config = adapters[0].config
+    if config.method != "lora" or config.use_dora or config.use_gating or config.composition_mode != "add":
+        raise InvalidConfigError(
+            "The strategy svd combines plain LoRA adapters only.", hint="Use linear, ties or dare."
+        )
+    rank = rank or config.r
+    config = config.replace(r=rank, alpha=rank, rank_pattern={}, alpha_pattern={}, use_rslora=False)
+    state: dict[str, Tensor] = {}
+    for key, module in adapters[0].modules.items():
+        parts = [adapter.modules[key] for adapter in adapters]
+        down, up = low_rank_svd(
+            [found[f"{key}.a"] for found in states],
+            [found[f"{key}.b"] for found in states],
+            [share * float(part.scale) for share, part in zip(shares, parts, strict=True)],
+            rank,
+        )
+        state[f"{key}.a"], state[f"{key}.b"] = down, up
+        if set(dict(module.named_parameters())) - {"a", "b"}:
+            raise InvalidConfigError(f"{key} has more than A and B; svd cannot combine it.")
+    return config, state
 
 
 def _trim(tensor: Tensor, density: float) -> Tensor:

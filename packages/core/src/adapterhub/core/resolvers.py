@@ -7,22 +7,29 @@ A folder is taken as it is. Everything else goes to the installed resolvers: ent
 
 that returns a verified folder or raises an `AdapterHubError`. Only the keywords that were given are passed on, so a
 resolver may know fewer of them and later releases may add some.
+
+The way back is the group `adapterhub.publishers`: callables `publish(folder, reference, *, version=None, **metadata)`.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapterhub.spec.errors import AdapterHubError, AdapterNotFoundError
 
-__all__ = ["GROUP", "installed_resolvers", "looks_like_path", "resolve_to_folder"]
+if TYPE_CHECKING:
+    from torch import nn
 
-#: The entry-point group resolvers are announced under.
+__all__ = ["GROUP", "PUBLISHERS", "installed_resolvers", "looks_like_path", "push_adapter", "resolve_to_folder"]
+
+#: The entry-point groups resolvers and publishers are announced under.
 GROUP = "adapterhub.resolvers"
+PUBLISHERS = "adapterhub.publishers"
 
 #: Any of these makes a folder worth reading as an adapter, a head, a fusion or a setup.
 _MARKERS = (
@@ -92,6 +99,44 @@ def installed_resolvers() -> list[Callable[..., Any]]:
         AdapterHubError: an announced resolver cannot be imported.
     """
     return [_load(point) for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)]
+
+
+def push_adapter(
+    model: nn.Module,
+    adapter_name: str,
+    reference: str,
+    *,
+    with_head: bool = True,
+    version: str | None = None,
+    **metadata: Any,
+) -> Any:
+    """Publishes an adapter of the model under a reference.
+
+    Args:
+        adapter_name: the adapter.
+        reference: `task/subtask@namespace` or `@namespace/name`.
+        with_head: whether its head goes with it.
+        version: by default the publisher's.
+        metadata: licence, languages, metrics, …, for the publisher.
+
+    Returns:
+        what the publisher returns.
+
+    Raises:
+        AdapterHubError: no publisher is installed, or what it raises.
+    """
+    from adapterhub.core.checkpoints import save_adapter
+
+    points = sorted(entry_points(group=PUBLISHERS), key=lambda point: point.name)
+    if not points:
+        raise AdapterHubError(
+            "Nothing is installed that publishes adapters.", hint="Run `pip install adapterhub-client`, then log in."
+        )
+    publish = _load(points[0])
+    with tempfile.TemporaryDirectory(prefix="adapterhub-") as folder:
+        path = save_adapter(model, Path(folder) / "adapter", adapter_name, with_head=with_head)
+        given = {} if version is None else {"version": version}
+        return publish(path, reference, **given, **metadata)
 
 
 def looks_like_path(text: str) -> bool:
