@@ -1,0 +1,196 @@
+"""The vectors in spec/conformance hold for this implementation, and are what their generators write."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapterhub.spec import (
+    AdapterHubError,
+    IndexEntry,
+    InvalidManifestError,
+    InvalidReferenceError,
+    canonical_json,
+    digest_of,
+    fold,
+    format_reference,
+    load_preset,
+    parse_config,
+    parse_reference,
+    resolve,
+)
+from adapterhub.spec.config_match import expand
+from adapterhub.spec.index import build_index, lookup, read_lines
+from adapterhub.spec.reference import AdapterReference
+
+CONFORMANCE = Path(__file__).parents[3] / "spec" / "conformance"
+GENERATORS = ("canonical", "references", "resolution", "index")
+
+
+def vectors(path: str, name: str) -> list[Any]:
+    """One list of a vector file, with its ids."""
+    listed = json.loads((CONFORMANCE / path).read_text(encoding="ascii"))[name]
+    return [pytest.param(vector, id=vector["id"]) for vector in listed]
+
+
+def document(path: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((CONFORMANCE / path).read_text(encoding="ascii"))
+    return found
+
+
+def strict_json(text: str) -> Any:
+    """Python's reader, made to refuse repeated names."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a name comes twice")
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=once)
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_the_vectors_are_what_the_generator_writes(generator: str, tmp_path: Path) -> None:
+    program = CONFORMANCE / "generate" / f"{generator}.py"
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([sys.executable, str(program), str(tmp_path)], check=True, env=environment)
+    written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*.json")]
+    assert written
+    for path in written:
+        assert (tmp_path / path).read_text() == (CONFORMANCE / path).read_text(), (
+            f"run spec/conformance/generate/{generator}.py"
+        )
+
+
+@pytest.mark.parametrize("vector", vectors("canonical/canonical.json", "valid"))
+def test_canonical_json(vector: dict[str, Any]) -> None:
+    assert canonical_json(strict_json(vector["json"])) == vector["canonical"]
+    assert digest_of(strict_json(vector["json"])) == f"sha256:{vector['sha256']}"
+    assert canonical_json(strict_json(vector["canonical"])) == vector["canonical"]
+
+
+@pytest.mark.parametrize("vector", vectors("canonical/canonical.json", "invalid"))
+def test_what_has_no_canonical_form(vector: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        canonical_json(strict_json(vector["json"]))
+
+
+@pytest.mark.parametrize("vector", vectors("canonical/config_ids.json", "valid"))
+def test_config_ids(vector: dict[str, Any]) -> None:
+    fields = json.loads(vector["json"])
+    expanded = expand(fields)
+    assert expanded is not None
+    config = parse_config(vector["expanded"])
+    assert config.config_id == vector["config_id"]
+    assert config.legacy_config_id == vector.get("legacy_config_id")
+    assert load_preset(fields.pop("using"), **fields) == config
+
+
+def test_equal_configs_have_equal_ids_and_others_do_not() -> None:
+    ids: dict[str, set[str]] = {}
+    for vector in document("canonical/config_ids.json")["valid"]:
+        ids.setdefault(vector["why"], set()).add(vector["config_id"])
+    assert all(len(found) == 1 for found in ids.values())
+    distinct = [next(iter(found)) for found in ids.values()]
+    assert len(set(distinct)) == len(distinct)
+
+
+@pytest.mark.parametrize("vector", vectors("references/references.json", "valid"))
+def test_valid_references(vector: dict[str, Any]) -> None:
+    reference = parse_reference(vector["text"])
+    assert reference == AdapterReference(**vector["parts"])
+    assert format_reference(reference) == vector["normal"]
+    assert parse_reference(vector["normal"]) == reference
+
+
+@pytest.mark.parametrize("vector", vectors("references/references.json", "invalid"))
+def test_invalid_references(vector: dict[str, Any]) -> None:
+    with pytest.raises(InvalidReferenceError):
+        parse_reference(vector["text"])
+
+
+@pytest.mark.parametrize("vector", vectors("references/references.json", "folded"))
+def test_folded_keys(vector: dict[str, Any]) -> None:
+    assert fold(vector["text"]) == vector["key"]
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> tuple[list[IndexEntry], dict[tuple[str, str, str], str]]:
+    listed = document("resolution/catalogue.json")
+    defaults = {(one["model_name"], one["task"], one["subtask"]): one["default"] for one in listed["defaults"]}
+    return [IndexEntry.from_json(entry) for entry in listed["entries"]], defaults
+
+
+@pytest.mark.parametrize("vector", vectors("resolution/cases.json", "cases"))
+def test_resolution(vector: dict[str, Any], catalogue: Any) -> None:
+    entries, defaults = catalogue
+    context = {name: vector[name] for name in ("model_name", "config", "version", "type", "aliases")}
+    expected = vector["expect"]
+    try:
+        found = resolve(vector["ref"], entries, defaults=defaults, **context)
+    except AdapterHubError as error:
+        assert error.code == expected["error"]
+        key = lambda one: json.dumps(one, sort_keys=True)  # noqa: E731
+        assert sorted(error.candidates, key=key) == sorted(expected["candidates"], key=key)
+        if error.code == "NotFound":
+            assert error.details["models"] == expected["models"]
+            assert set(expected["must_suggest"]) <= set(error.suggestions)
+        if error.code == "ModelMismatch":
+            assert error.details["adapter_model"] == expected["adapter_model"]
+        return
+    answer = {
+        "id": found.full_id,
+        "namespace": found.namespace,
+        "adapter": found.name,
+        "version": found.version,
+        "architecture": found.config,
+        "tier": found.tier,
+        "decided_by": found.decided_by,
+        **({"hub": found.hub} if found.hub else {}),
+        **({"sha256": found.sha256} if found.sha256 else {}),
+    }
+    assert {"ok": answer} == expected
+
+
+@pytest.mark.parametrize("vector", vectors("index/lines.json", "valid"))
+def test_index_lines(vector: dict[str, Any]) -> None:
+    [entry] = read_lines(vector["line"])
+    for name, value in vector["members"].items():
+        found = entry.to_json().get(name, getattr(entry, name, None))
+        assert (list(found) if isinstance(found, tuple) else found) == value
+
+
+@pytest.mark.parametrize("vector", vectors("index/lines.json", "invalid"))
+def test_broken_index_lines(vector: dict[str, Any]) -> None:
+    with pytest.raises(InvalidManifestError):
+        read_lines(vector["line"])
+
+
+@pytest.mark.parametrize("vector", vectors("index/lines.json", "skipped"))
+def test_index_lines_passed_over(vector: dict[str, Any]) -> None:
+    assert read_lines(vector["line"]) == []
+
+
+def test_index_files_and_lookups(catalogue: Any) -> None:
+    entries, defaults = catalogue
+    listed = document("index/files.json")
+    tree = {file["path"]: file["text"].encode() for file in listed["files"]}
+    built = dict(build_index(entries, defaults))
+    same = [path for path in tree if path not in ("/index/config.json", "/index/aliases.json")]
+    assert {path: built[path] for path in same} == {path: tree[path] for path in same}
+    for vector in listed["lookups"]:
+        reference = parse_reference(vector["ref"])
+        steps = lookup(reference, model_name=vector["model_name"], type=vector["type"], aliases=vector["aliases"])
+        rounds = [next(steps)]
+        try:
+            while True:
+                rounds.append(steps.send({path: tree.get(path) for path in rounds[-1]}))
+        except StopIteration:
+            pass
+        assert [sorted(paths) for paths in rounds] == [sorted(paths) for paths in vector["rounds"]]
