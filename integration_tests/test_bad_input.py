@@ -108,7 +108,9 @@ def test_a_wrong_token_publishes_nothing(hub: Hub, token: str, folder: Path, cli
 def test_a_token_of_another_organisation_is_refused(hub: Hub, token: str, folder: Path, cli: Cli) -> None:
     before = _published(hub)
     hub.administer("org", "create", "rival")
-    _refused(cli("push", str(folder), "sentiment/other@rival", "--version", "1.0", ADAPTERHUB_TOKEN=token), 5, "rival")
+    _refused(
+        cli("push", str(folder), "sentiment/other@rival", "--version", "1.0", ADAPTERHUB_TOKEN=token), 5, "organisation"
+    )
     assert _published(hub) == before
 
 

@@ -10,10 +10,13 @@ NEGATIVE = ["this", "dull", "mess", "of", "clumsy", "jokes", "awful", "boring", 
 
 
 def texts(count: int) -> tuple[list[str], list[int]]:
-    """Made-up snippets and their labels (1: of friendly words), the same on every call."""
+    """Made-up snippets and their labels (1: of friendly words); the first ones are the same however many are asked for."""
     source = random.Random(0)
-    labels = [source.randrange(2) for _ in range(count)]
-    return [" ".join(source.choices(POSITIVE if label else NEGATIVE, k=6)) for label in labels], labels
+    rows = []
+    for _ in range(count):
+        label = source.randrange(2)
+        rows.append((" ".join(source.choices(POSITIVE if label else NEGATIVE, k=6)), label))
+    return [text for text, _ in rows], [label for _, label in rows]
 
 
 def write_tiny_model(folder: Path, model_type: str = "bert") -> Path:
@@ -41,6 +44,7 @@ def write_tiny_model(folder: Path, model_type: str = "bert") -> Path:
         "intermediate_size": 64,
         "max_position_embeddings": 80,
         "pad_token_id": 0,
+        "initializer_range": 0.2,  # large enough that words still differ behind two random layers
     }
     torch.manual_seed(0)
     model = RobertaModel(RobertaConfig(**sizes)) if model_type == "roberta" else BertModel(BertConfig(**sizes))
