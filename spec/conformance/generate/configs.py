@@ -120,7 +120,7 @@ WRONG_COMPOSITIONS = [
     ("a block in a stack in a fusion", {"type": "Fuse", "children": [{"type": "Stack", "children": ["a", {"type": "Average", "children": ["b", "c"]}]}]}, False),
     ("a split without sizes", {"type": "Split", "children": ["a", "b"]}, True),
     ("sizes for other children", {"type": "Split", "children": ["a", "b"], "splits": [1, 2, 3]}, False),
-    ("a size of zero", {"type": "BatchSplit", "children": ["a", "b"], "batch_sizes": [0, 2]}, True),
+    ("a negative size", {"type": "BatchSplit", "children": ["a", "b"], "batch_sizes": [-1, 2]}, True),
     ("weights for other children", {"type": "Average", "children": ["a", "b"], "weights": [1]}, False),
     ("weights that cancel", {"type": "Average", "children": ["a", "b"], "weights": [1, -1]}, False),
     ("a member too many", {"type": "Stack", "children": ["a"], "weights": [1]}, True),
@@ -155,7 +155,7 @@ WRONG_HEADS = [
 def config_documents() -> dict[str, Any]:
     return {
         "about": "valid: expanded and config_id are SPEC.md 9.2, 9.3. invalid: pointers of the problems a validator must "
-        "tell; schema: whether the JSON Schema alone finds it.",
+        "tell, at least; schema: whether the JSON Schema alone finds it.",
         "valid": numbered("config", [_valid(why, config, parse_config) for why, config in VALID]),
         "invalid": numbered(
             "no-config",
@@ -217,12 +217,12 @@ def _refused(parse: Callable[[Any], Any], document: Any) -> bool:
 
 
 def _checked(parse: Callable[[Any], Any], config: Any, pointers: list[str]) -> list[str]:
-    """`pointers`, once it is sure that ours are the same."""
+    """`pointers`, once it is sure that ours are among the problems told."""
     try:
         parse(config)
     except InvalidConfigError as error:
-        found = sorted({problem["pointer"].rstrip("/") for problem in error.details["problems"]})
-        assert found == sorted(pointers), (config, found, pointers)
+        found = {problem["pointer"].rstrip("/") for problem in error.details["problems"]}
+        assert set(pointers) <= found, (config, found, pointers)
         return pointers
     raise AssertionError(f"accepted: {config}")
 
@@ -233,4 +233,4 @@ def main(folder: Path = CONFORMANCE) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument) for argument in sys.argv[1:]))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else CONFORMANCE)

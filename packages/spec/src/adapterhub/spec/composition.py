@@ -277,6 +277,8 @@ def parse_composition(setup: Any) -> Composition | None:
 
 def from_dict(document: Mapping[str, Any]) -> Composition:
     """The block of a `{"type", "children", …}` document; options may also stand under `kwargs`."""
+    if not isinstance(document, Mapping):
+        raise InvalidConfigError(f"{document!r} is neither the name of an adapter nor a composition block.")
     kind = _BLOCKS.get(str(document.get("type")))
     children = document.get("children")
     if kind is None or not isinstance(children, Sequence) or isinstance(children, str):
@@ -287,7 +289,12 @@ def from_dict(document: Mapping[str, Any]) -> Composition:
     unknown = sorted(set(options) - set(kind.options))
     if unknown:
         raise InvalidConfigError(f"{kind.__name__} has no option {', '.join(unknown)}.")
-    return kind(*[child if isinstance(child, str) else from_dict(child) for child in children], **options)
+    inner = [child if isinstance(child, str) else from_dict(child) for child in children]
+    try:
+        return kind(*inner, **options)
+    except TypeError as error:
+        told = str(error).partition(" ")[2] or str(error)
+        raise InvalidConfigError(f"The options of {kind.__name__} are not as they must be: {told}.") from None
 
 
 _RESERVED = frozenset({"type", "children", "kwargs"})

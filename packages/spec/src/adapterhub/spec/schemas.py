@@ -127,7 +127,7 @@ def _composition() -> Schema:
     from adapterhub.spec.composition import _CHILDREN
 
     name = {"type": "string", "minLength": 1}
-    sizes = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1}
+    sizes = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
     options: dict[str, Schema] = {
         "Fuse": {"name": {"type": "string", "minLength": 1}},
         "Split": {"splits": sizes},
@@ -397,6 +397,8 @@ def _tidy(value: Any) -> Any:
             tidy["type"] = "number"
         elif key in _BOUNDS and not isinstance(item, (Mapping, list)):
             tidy[_BOUNDS[key]] = item
+        elif key == "pattern" and isinstance(item, str) and item.endswith("$"):
+            tidy[key] = f"{item[:-1]}(?!\\n)$"  # some languages let $ match before a last line end
         elif key == "description" and isinstance(item, str):
             tidy[key] = _paragraph(item)
         else:
