@@ -48,22 +48,27 @@ class Operation:
     def replaced(self, rows: int) -> Tensor | None:
         return None
 
+    def planned(self) -> int | None:
+        """For how many rows of the batch (or equal parts of it) this was planned; None where rows do not matter."""
+        return None
+
     def inverse(self, value: Tensor) -> Tensor:
         """The value this operation turns into `value`; only invertible adapters have one."""
         raise NotImplementedError(f"{type(self).__name__} cannot be undone")
 
 
 class AtSublayer(Operation):
-    """One bottleneck at a sublayer."""
+    """One bottleneck at a sublayer. `alone`: h + r is not read there, only h (parallel bottlenecks still read r)."""
 
-    def __init__(self, module: nn.Module, norm: nn.Module | None) -> None:
+    def __init__(self, module: nn.Module, norm: nn.Module | None, *, alone: bool = False) -> None:
         assert isinstance(module, Bottleneck)
         self.module, self.norm = module, norm
+        self.alone = alone and not module.parallel
         self.replaces_norm = not module.norm_last
         self.needs_residual = module.needs_residual or (self.replaces_norm and norm is None)
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
-        return self.module.forward(value, beside, self.norm)
+        return self.module.forward(value, None if self.alone else beside, self.norm)
 
 
 class AtEmbedding(Operation):
@@ -96,6 +101,9 @@ class Sequence_(Operation):
 
     def replaced(self, rows: int) -> Tensor | None:
         return self.parts[-1].replaced(rows)
+
+    def planned(self) -> int | None:
+        return next((count for part in self.parts if (count := part.planned()) is not None), None)
 
 
 class Mean(Operation):
@@ -164,6 +172,11 @@ class Chunks(Operation):
             for part, one, other in zip(self.parts, values, besides, strict=True)
         ]
         return torch.cat(done, self.axis)
+
+    def planned(self) -> int | None:
+        if self.axis == 1:
+            return None
+        return len(self.parts) if self.given is None else sum(self.given)
 
     def replaced(self, rows: int) -> Tensor | None:
         if self.axis == 1:

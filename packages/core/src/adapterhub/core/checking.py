@@ -134,7 +134,8 @@ def _problem(place: SublayerPlace, events: list[_Event]) -> str | None:
             return f"{place.key}: h is {tuple(hidden.shape)} and r is {tuple(residual.shape)}"
         if hidden.shape[-1] != place.layer.width:
             return f"{place.key}: h has size {hidden.shape[-1]}, the config says {place.layer.width}"
-        wanted = _sums(place, hidden, residual, events[:spot])
+        others = [e for e in events if e.kind == "output" and e.place is not place and _same_layer(e.place, place)]
+        wanted = _sums(place, hidden, residual, others)
         targets = _targets(place, events[spot + 1 :])
         if not targets:
             return f"{place.key}: nothing is known of what comes after {place.output}"
@@ -157,18 +158,20 @@ def _problem(place: SublayerPlace, events: list[_Event]) -> str | None:
     return None
 
 
-def _sums(place: SublayerPlace, hidden: Tensor, residual: Tensor, before: list[_Event]) -> list[Tensor]:
+def _same_layer(one: SublayerPlace | LayerPlace, other: SublayerPlace) -> bool:
+    return isinstance(one, SublayerPlace) and one.layer is other.layer
+
+
+def _sums(place: SublayerPlace, hidden: Tensor, residual: Tensor, others: list[_Event]) -> list[Tensor]:
+    """h + r, or in a parallel block the sum with the other output in any order."""
     if not place.joint:
         return [hidden + residual]
-    others = [
-        event.value
-        for event in before
-        if event.kind == "output" and isinstance(event.place, SublayerPlace) and event.place.layer is place.layer
-    ]
-    if not others:
-        return []
-    other = others[-1]
-    return [(other + hidden) + residual, (hidden + residual) + other, (other + residual) + hidden]
+    found = []
+    for event in others:
+        other = event.value
+        if other.shape == hidden.shape:
+            found += [(other + hidden) + residual, (hidden + residual) + other, (other + residual) + hidden]
+    return found
 
 
 def _targets(place: SublayerPlace, after: list[_Event]) -> list[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -20,7 +20,8 @@ class SublayerPlace:
     """One sublayer of one layer, with absolute paths from the bare transformer.
 
     `key` is the first part of neutral tensor keys; `switch` the config field that puts a bottleneck here; `host` the path
-    under which `adapters` 1.x keeps the weights, or None.
+    under which `adapters` 1.x keeps the weights, or None; `chained` the output of the sublayer before where that is part of
+    this one's residual.
     """
 
     key: str
@@ -32,8 +33,9 @@ class SublayerPlace:
     keyword: str
     norm: str | None
     switch: str
-    joint: bool
+    joint: str | None
     host: str | None
+    chained: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,13 @@ class LayerPlace:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingPlace:
-    """The module whose output is the embedded text; `width` is its size."""
+    """The module whose output (or argument number `argument`) is the embedded text; `width` is its size."""
 
     key: str
     path: str
     width: int
+    argument: int | None = None
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +97,72 @@ def lay_out(model: nn.Module, family: ModelFamily | str | None = None) -> tuple[
                 return base, _over(base, candidate, config)
             except _MissingError as error:
                 missing.append(f"{candidate.family}: {error}")
+    if family is None and not candidates:
+        composite = _composite(model)
+        if composite is not None:
+            return model, composite
+        from adapterhub.core.discovery import discover
+
+        base = next(bare_candidates(model))
+        return base, discover(base)
     told = f" Tried {'; '.join(dict.fromkeys(missing))}." if missing else ""
     raise UnsupportedModelError(
         f"No family file fits the model type {model_type!r} ({type(model).__name__}).{told}",
         hint="Write one (spec/families has examples) and pass it: init(model, family=ModelFamily.from_file(path)).",
         details={"model_type": model_type},
     )
+
+
+def _composite(model: nn.Module) -> Layout | None:
+    """The places of a model made of two transformers of known families, `encoder` and `decoder`; None if it is not."""
+    halves: list[tuple[str, Layout]] = []
+    for name in ("encoder", "decoder"):
+        half = getattr(model, name, None)
+        kind = getattr(getattr(half, "config", None), "model_type", None)
+        if not isinstance(half, nn.Module) or kind is None or not families_of(str(kind)):
+            return None
+        base, layout = lay_out(half)
+        path = next(path for path, module in model.named_modules() if module is base)
+        halves.append((name, _moved(layout, name, path, sum(len(half.layers) for _, half in halves))))
+    return Layout(
+        "+".join(layout.family for _, layout in halves),
+        tuple(place for _, layout in halves for place in layout.sublayers),
+        tuple(layer for _, layout in halves for layer in layout.layers),
+        halves[0][1].embedding,
+    )
+
+
+def _moved(layout: Layout, tower: str, path: str, start: int) -> Layout:
+    """The places of a part, seen from the whole: paths under `path`, keys under `tower`, layers counted from `start`."""
+    layers = {
+        layer.key: replace(
+            layer,
+            key=f"{tower}.{layer.position}",
+            tower=tower,
+            index=start + number,
+            path=_join(path, layer.path),
+            legacy_path=_join(path, layer.legacy_path),
+        )
+        for number, layer in enumerate(layout.layers)
+    }
+    sublayers = [
+        replace(
+            place,
+            key=f"{layers[place.layer.key].key}.{place.kind}",
+            layer=layers[place.layer.key],
+            output=_join(path, place.output),
+            residual=_join(path, place.residual),
+            norm=None if place.norm is None else _join(path, place.norm),
+            host=None if place.host is None else _join(path, place.host),
+            chained=None if place.chained is None else _join(path, place.chained),
+        )
+        for place in layout.sublayers
+    ]
+    embedding = layout.embedding
+    if embedding is not None:
+        host = _join(path, embedding.host) if embedding.host else path
+        embedding = replace(embedding, key=f"{tower}.embedding", path=_join(path, embedding.path), host=host)
+    return Layout(layout.family, tuple(sublayers), tuple(layers.values()), embedding)
 
 
 def bare_candidates(model: nn.Module) -> Iterator[nn.Module]:
@@ -127,6 +191,8 @@ def legacy_hosts(layout: Layout) -> dict[str, str]:
         hosts.setdefault(layer.legacy_path, layer.key)
         for role, path in layer.linears.items():
             hosts.setdefault(f"{layer.legacy_path}.{layer.legacy_linears.get(role, path)}", f"{layer.key}.{role}")
+        for kind, path in layer.attention.items():
+            hosts.setdefault(f"{layer.legacy_path}.{path}", f"{layer.key}.{kind}")
     return hosts
 
 
@@ -188,6 +254,7 @@ def _layer(
 
 
 def _sublayers(modules: dict[str, nn.Module], tower: TowerSpec, layer: LayerPlace) -> Iterator[SublayerPlace]:
+    before: str | None = None
     for kind, spec in tower.sublayers.items():
         absent = [name for name in _names(spec) if name and f"{layer.path}.{name}" not in modules]
         if absent and kind in tower.optional:
@@ -206,7 +273,9 @@ def _sublayers(modules: dict[str, nn.Module], tower: TowerSpec, layer: LayerPlac
             switch=spec.switch(kind),
             joint=spec.joint,
             host=None if spec.host is None else _join(layer.legacy_path, spec.host),
+            chained=before if spec.joint == "chain" else None,
         )
+        before = _join(layer.path, spec.output)
 
 
 def _names(spec: SublayerSpec) -> list[str]:
@@ -223,7 +292,7 @@ def _embedding(modules: dict[str, nn.Module], family: ModelFamily, config: Any) 
         return None
     if spec.module not in modules:
         raise _MissingError(f"there is no embedding at {spec.module}")
-    return EmbeddingPlace(f"{spec.tower}.embedding", spec.module, _width(config, spec.width))
+    return EmbeddingPlace(f"{spec.tower}.embedding", spec.module, _width(config, spec.width), spec.argument, spec.host)
 
 
 def _width(config: Any, names: tuple[str, ...]) -> int:

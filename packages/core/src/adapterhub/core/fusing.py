@@ -45,13 +45,13 @@ def fusing(block: Fuse, layer: nn.Module, site: SublayerSite) -> Operation | Non
             raise InvalidConfigError(f"Fuse works on bottleneck adapters; {block!r} holds others at {site.key}.")
         if modules:
             *first, last = [module for module in modules if isinstance(module, Bottleneck)]
-            before = [AtSublayer(module, site.norm) for module in first]
+            before = [AtSublayer(module, site.norm, alone=site.alone) for module in first]
             children.append((Sequence_(before) if before else None, last))
     if not children:
         return None
     simple = all(before is None and _simple(module) for before, module in children)
     kind = FactoredFusion if simple else PlainFusion
-    return kind(layer, children, site.norm, site.key)
+    return kind(layer, children, site.norm, site.key, alone=site.alone)
 
 
 def _simple(module: Bottleneck) -> bool:
@@ -66,6 +66,7 @@ class PlainFusion(Operation):
         children: for each, what runs before its last bottleneck (None: nothing), and that bottleneck.
         norm: the model's norm of h + r.
         key: of the site, for listeners.
+        alone: h + r is not read there, only h.
     """
 
     def __init__(
@@ -74,9 +75,12 @@ class PlainFusion(Operation):
         children: Sequence[tuple[Operation | None, Bottleneck]],
         norm: nn.Module | None,
         key: str,
+        *,
+        alone: bool = False,
     ) -> None:
         self.layer, self.children, self.norm, self.key = layer, list(children), norm, key
         self.last = children[-1][1]
+        self.alone = alone and not self.last.parallel
         self.replaces_norm = not self.last.norm_last
         self.needs_residual = (
             any(module.needs_residual for _, module in children)
@@ -85,7 +89,7 @@ class PlainFusion(Operation):
         )
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
-        read, skip = self.last.before(value, beside, self.norm)
+        read, skip = self.last.before(value, None if self.alone else beside, self.norm)
         if self.last.parallel:
             skip = read
         query = value if self.layer.query_before_norm and not self.last.parallel else read
@@ -152,8 +156,10 @@ class FactoredFusion(PlainFusion):
         children: Sequence[tuple[Operation | None, Bottleneck]],
         norm: nn.Module | None,
         key: str,
+        *,
+        alone: bool = False,
     ) -> None:
-        super().__init__(layer, children, norm, key)
+        super().__init__(layer, children, norm, key, alone=alone)
         modules = [module for _, module in children]
         self.modules = modules
         self.sizes = [_size(module) for module in modules]

@@ -18,7 +18,12 @@ __all__ = ["MixedRows", "mixed_rows"]
 
 
 def mixed_rows(
-    modules: Sequence[Bottleneck | None], counts: Sequence[int] | None, norm: nn.Module | None, *, expand: bool
+    modules: Sequence[Bottleneck | None],
+    counts: Sequence[int] | None,
+    norm: nn.Module | None,
+    *,
+    expand: bool,
+    alone: bool = False,
 ) -> Operation | None:
     """The operation for runs of rows: `counts[i]` rows (None: equal shares of the batch) go through `modules[i]`.
 
@@ -26,6 +31,7 @@ def mixed_rows(
         modules: None for rows without an adapter here. The same module may come several times.
         norm: the model's norm of h + r.
         expand: whether a batch k times as long makes every run k times as long.
+        alone: h + r is not read there, only h.
     """
     makes = {_make(module): None for module in modules if module is not None}
     if not makes:
@@ -33,7 +39,7 @@ def mixed_rows(
     parts = []
     for make in makes:
         mine = [module if module is not None and _make(module) == make else None for module in modules]
-        parts.append(MixedRows(mine, counts, norm, expand=expand))
+        parts.append(MixedRows(mine, counts, norm, expand=expand, alone=alone))
     return parts[0] if len(parts) == 1 else _Several(parts)
 
 
@@ -65,12 +71,14 @@ class MixedRows(Operation):
         norm: nn.Module | None,
         *,
         expand: bool,
+        alone: bool = False,
     ) -> None:
         present = list(dict.fromkeys(module for module in modules if module is not None))
         number = {module: i for i, module in enumerate(present)}
         self.runs = [len(present) if module is None else number[module] for module in modules]
         self.counts, self.norm, self.expand = None if counts is None else list(counts), norm, expand
         self.model = present[0]
+        self.alone = alone and not self.model.parallel
         self.bare = len(present) in self.runs
         self.replaces_norm = not self.model.norm_last
         self.needs_residual = self.model.needs_residual or (self.replaces_norm and norm is None)
@@ -107,7 +115,7 @@ class MixedRows(Operation):
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         model, rows = self.model, value.shape[0]
-        read, skip = model.before(value, beside, self.norm)
+        read, skip = model.before(value, None if self.alone else beside, self.norm)
         weights = self.stacked.get()
         if self.even:
             self.lengths(rows)  # raises where the batch does not fit
@@ -163,6 +171,9 @@ class MixedRows(Operation):
     def replaced(self, rows: int) -> Tensor | None:
         return self._has(rows, torch.device("cpu")) if self.bare else None
 
+    def planned(self) -> int | None:
+        return len(self.runs) if self.counts is None else sum(self.counts)
+
 
 class _Several(Operation):
     """Bottlenecks of several makes in one batch: each make leaves the rows of the others alone."""
@@ -176,6 +187,9 @@ class _Several(Operation):
         for part in self.parts:
             value = part(value, beside)
         return value
+
+    def planned(self) -> int | None:
+        return self.parts[0].planned()
 
     def replaced(self, rows: int) -> Tensor | None:
         masks = [part._has(rows, torch.device("cpu")) for part in self.parts if part.replaces_norm]

@@ -184,11 +184,15 @@ class SublayerSite(HookedSite):
         self.norm = None if place.norm is None else modules[place.norm]
         self.kept = Carrier()
         self.result = Carrier()
+        self.first = Carrier()
+        self.alone = place.joint == "alone"
+        #: in a parallel block, the output of the sublayer before, which is part of this one's residual
+        self.before = modules[place.chained] if place.chained is not None else None
 
     def leaf(self, module: nn.Module) -> Operation:
         from adapterhub.core.blocks import AtSublayer
 
-        return AtSublayer(module, self.norm)
+        return AtSublayer(module, self.norm, alone=self.alone)
 
     def rows(self, rows: Rows, *, expand: bool) -> Operation | None:
         from itertools import groupby
@@ -197,14 +201,14 @@ class SublayerSite(HookedSite):
 
         runs = [(name, len(list(run))) for name, run in groupby(rows.names)]
         modules: list[Any] = [None if name is None else self.find(name) for name, _ in runs]
-        return mixed_rows(modules, [count for _, count in runs], self.norm, expand=expand)
+        return mixed_rows(modules, [count for _, count in runs], self.norm, expand=expand, alone=self.alone)
 
     def chunks(self, names: Sequence[str], counts: Sequence[int] | None, *, expand: bool) -> Operation | None:
         """Consecutive parts of the batch, each through one adapter; `counts=None` for equal parts."""
         from adapterhub.core.mixed import mixed_rows
 
         modules: list[Any] = [self.find(name) for name in names]
-        return mixed_rows(modules, counts, self.norm, expand=expand)
+        return mixed_rows(modules, counts, self.norm, expand=expand, alone=self.alone)
 
     def fuse(self, block: Fuse) -> Operation | None:
         from adapterhub.core.fusing import fusing
@@ -214,6 +218,8 @@ class SublayerSite(HookedSite):
 
     def hooks(self) -> Iterator[RemovableHandle]:
         yield self.residual.register_forward_pre_hook(partial(_keep_residual, self), with_kwargs=True)
+        if self.before is not None:
+            yield self.before.register_forward_hook(partial(_keep_first, self))
         yield self.output.register_forward_hook(partial(_adapt_sublayer, self))
         if self.norm is not None:
             yield self.norm.register_forward_hook(partial(_replace_normed, self))
@@ -236,13 +242,25 @@ def _keep_residual(site: SublayerSite, module: nn.Module, args: tuple[Any, ...],
         site.kept.put(argument_of(site.place, args, kwargs))
 
 
+def _keep_first(site: SublayerSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    operation = site.operation()
+    if operation is not None and operation.needs_residual:
+        site.first.put(output if isinstance(output, Tensor) else output[0])
+
+
 def _adapt_sublayer(site: SublayerSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     operation = site.operation()
     if operation is None:
         return None
     hidden = output if isinstance(output, Tensor) else output[0]
     residual = site.kept.take() if operation.needs_residual else None
-    result = operation(hidden, residual)
+    if site.before is not None and residual is not None:
+        residual = site.first.take() + residual
+    if hidden.dim() == 2 and (rows := operation.planned()) is not None:  # rows were flattened, as OPT does
+        parts = None if residual is None else residual.reshape(rows, -1, hidden.shape[-1])
+        result = operation(hidden.reshape(rows, -1, hidden.shape[-1]), parts).reshape(hidden.shape)
+    else:
+        result = operation(hidden, residual)
     if operation.replaces_norm:
         replaced = operation.replaced(hidden.shape[0])
         if site.norm is not None:
@@ -287,7 +305,22 @@ class EmbeddingSite(HookedSite):
         return value if operation is None else operation.inverse(value)
 
     def hooks(self) -> Iterator[RemovableHandle]:
-        yield self.output.register_forward_hook(partial(_adapt_embedding, self))
+        if self.place.argument is None:
+            yield self.output.register_forward_hook(partial(_adapt_embedding, self))
+        else:
+            yield self.output.register_forward_pre_hook(partial(_adapt_embedded, self), with_kwargs=True)
+
+
+def _adapt_embedded(
+    site: EmbeddingSite, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    operation = site.operation()
+    if operation is None:
+        return None
+    position = site.place.argument or 0
+    if position < len(args):
+        return (*args[:position], operation(args[position], None), *args[position + 1 :]), kwargs
+    return args, {**kwargs, "hidden_states": operation(kwargs["hidden_states"], None)}
 
 
 def _first(setup: Any) -> Any:

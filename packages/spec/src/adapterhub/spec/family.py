@@ -21,6 +21,7 @@ __all__ = ["EmbeddingSpec", "ModelFamily", "ResidualSpec", "SublayerSpec", "Towe
 
 SublayerKind = Literal["attention", "cross_attention", "ffn"]
 Placement = Literal["mh_adapter", "output_adapter", "cross_adapter"]
+Joint = Literal["stream", "chain", "alone"]
 
 _PLACEMENTS: dict[str, Placement] = {
     "attention": "mh_adapter",
@@ -55,7 +56,8 @@ class SublayerSpec(_Table):
         residual: where r can be seen.
         norm: path of the norm applied to h + r (post-LN); None where there is none (pre-LN).
         placement: the switch of a bottleneck config that puts an adapter here; by default the one of the sublayer's kind.
-        joint: True where the residual is shared with the sublayer before (parallel blocks): the sum is h_1 + h_2 + r.
+        joint: for parallel blocks, where the sum is h_1 + h_2 + r; says what this sublayer takes for its residual: "stream"
+            the r of both, "chain" r + h_1 (of the sublayer before), "alone" none where h + r would be read.
         host: path of the module under which `adapters` 1.x keeps the weights; their keys start with it. None: unknown there.
     """
 
@@ -63,7 +65,7 @@ class SublayerSpec(_Table):
     residual: ResidualSpec
     norm: str | None = None
     placement: Placement | None = None
-    joint: bool = False
+    joint: Joint | None = None
     host: str | None = None
 
     def switch(self, kind: str) -> Placement:
@@ -107,11 +109,15 @@ class EmbeddingSpec(_Table):
     Args:
         module: path, from the bare transformer, of the module whose output is the embedded text.
         tower: the tower it belongs to; its name starts the neutral key (`encoder.embedding…`).
+        argument: the embedded text is this argument of the module's call, not its output; None for the output.
+        host: path of the module under which `adapters` 1.x keeps invertible adapters (empty: the bare transformer).
         width: attribute of the config with the size of the output; the first that exists counts.
     """
 
     module: str
     tower: str
+    argument: int | None = None
+    host: str = ""
     width: tuple[str, ...] = ("embedding_size", "hidden_size")
 
 
