@@ -355,6 +355,7 @@ def legacy_places(pool: Pool) -> LegacyPlaces:
         model_name=hub_name_of(pool),
         model_type=str(getattr(pool.base_model.config, "model_type", "")),
         hidden_size=_width(pool) or 0,
+        towers=tuple(dict.fromkeys(layer.tower for layer in pool.layout.layers)),
     )
 
 

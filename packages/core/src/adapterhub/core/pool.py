@@ -46,8 +46,10 @@ from adapterhub.spec.config import AdapterConfig, parse_config
 from adapterhub.spec.errors import AdapterHubError, AdapterNotFoundError, CheckpointError, InvalidConfigError
 
 if TYPE_CHECKING:
+    from adapterhub.core.attention_sites import AttentionSite
     from adapterhub.core.layer_sites import LayerSite
     from adapterhub.core.linear_sites import LinearSite
+    from adapterhub.core.prompt_sites import PromptSite
     from adapterhub.spec.fusion import FusionConfig
 
 __all__ = ["Adapter", "Fusion", "Pool", "live_pools", "pool_of"]
@@ -176,6 +178,18 @@ class Pool:
         from adapterhub.core.layer_sites import layer_sites
 
         return layer_sites(self)
+
+    def attention_sites(self) -> list[AttentionSite]:
+        """The keys and values of all attentions the family names."""
+        from adapterhub.core.attention_sites import attention_sites
+
+        return attention_sites(self)
+
+    def prompt_site(self) -> PromptSite:
+        """The embedded text, for prompts."""
+        from adapterhub.core.prompt_sites import prompt_site
+
+        return prompt_site(self)
 
     # ---- adapters -----------------------------------------------------------------------------------------------------
 

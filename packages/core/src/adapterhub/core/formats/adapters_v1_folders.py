@@ -53,6 +53,7 @@ class LegacyPlaces:
         model_name: id of the base model.
         model_type: `model_type` of its config.
         hidden_size: its width.
+        towers: names of its towers, the encoder first.
     """
 
     hosts: Mapping[str, str]
@@ -63,6 +64,7 @@ class LegacyPlaces:
     model_name: str | None
     model_type: str
     hidden_size: int
+    towers: tuple[str, ...]
 
     def slots(self) -> dict[str, str]:
         """Neutral slot → module path: `hosts` turned round, with the embedding."""
@@ -102,7 +104,9 @@ def read_adapter(folder: Path, places: LegacyPlaces, with_head: bool = True) -> 
     names = names_in(state)
     if len(names) > 1:
         raise CheckpointError(f"{weights} holds several adapters: {', '.join(sorted(names))}.")
-    others, used = read_methods(state, lambda host: slot_of(host, places.hosts), config)
+    others, used = read_methods(
+        state, lambda host: slot_of(host, places.hosts), config, places.towers, places.embedding
+    )
     rest = {key: tensor for key, tensor in state.items() if key not in used}
     tensors, unexpected = from_legacy(rest, places.hosts, places.embedding)
     tensors.update(others)

@@ -1,4 +1,4 @@
-"""LoRA, IA3 and ReFT in checkpoints of adapters 0.x-1.3: their tensors to neutral keys and back.
+"""All methods but bottlenecks in checkpoints of adapters 0.x-1.3: their tensors to neutral keys.
 
 Fused attention maps (GPT-2's `c_attn`) keep the matrices of q, k and v that are adapted one below the other; ReFT keeps its
 projection as the parameters of torch's orthogonal parametrisation, of which only the resulting matrix matters.
@@ -6,24 +6,36 @@ projection as the parameters of torch's orthogonal parametrisation, of which onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from adapterhub.core.formats.adapters_v1 import LegacyKey, split_key
-from adapterhub.spec.config import AdapterConfig, IA3Config, LoRAConfig, UnionConfig
+from adapterhub.spec.config import AdapterConfig, IA3Config, LoRAConfig, PrefixTuningConfig, UnionConfig
 from adapterhub.spec.errors import CheckpointError
 
 __all__ = ["read_methods"]
 
 _FUSED = {"qkv": ("q", "k", "v"), "kv": ("k", "v"), "cross_kv": ("k", "v")}
 _LORA = {"lora_A": "a", "lora_B": "b", "m.weight": "magnitude", "gate.weight": "gate.weight", "gate.bias": "gate.bias"}
+_PREFIX = {
+    "wte.weight": "tokens",
+    "control_trans": "values",
+    "control_trans.0.weight": "down.weight",
+    "control_trans.0.bias": "down.bias",
+    "control_trans.2.weight": "up.weight",
+    "control_trans.2.bias": "up.bias",
+}
 _UNITS = {"0": "prefix", "1": "suffix"}
 
 
 def read_methods(
-    state: Mapping[str, Tensor], slot_of: Callable[[str], str | None], config: AdapterConfig
+    state: Mapping[str, Tensor],
+    slot_of: Callable[[str], str | None],
+    config: AdapterConfig,
+    towers: Sequence[str],
+    embedding: str,
 ) -> tuple[dict[str, Tensor], set[str]]:
     """The tensors of the methods of this module.
 
@@ -31,6 +43,8 @@ def read_methods(
         state: a state dict of theirs.
         slot_of: module path in their model → neutral slot, or None.
         config: what the adapter is; of a union, its members count.
+        towers: names of the model's towers, the encoder first.
+        embedding: neutral slot of the embedding.
 
     Returns:
         neutral key → tensor, and the keys of `state` that were read.
@@ -47,6 +61,18 @@ def read_methods(
             if slot is not None and found.leaf in _LORA:
                 used.add(key)
                 tensors.update(_lora(slot, found, tensor, config))
+        elif found.kind == "prefix":
+            used.add(key)  # each layer has a copy of the networks besides; they are read once
+            if "pool" not in found.host.split("."):
+                tensors.update(_prefix(found, tensor, config, towers))
+        elif found.kind == "prefix_gate":
+            slot = slot_of(found.host.removesuffix(".prefix_tuning"))
+            if slot is not None:
+                used.add(key)
+                tensors[f"{slot}_prefix.gate.{found.leaf}"] = tensor
+        elif found.kind == "prompt":
+            used.add(key)
+            tensors[f"{embedding.rpartition('.')[0]}.prompt.tokens"] = tensor
         elif found.kind == "reft":
             slot = slot_of(found.host.removesuffix(".reft_layer"))
             if slot is not None:
@@ -78,10 +104,32 @@ def _lora(slot: str, key: LegacyKey, tensor: Tensor, config: AdapterConfig) -> I
 
 
 def _member(config: AdapterConfig) -> LoRAConfig | IA3Config:
-    for member in config.configs if isinstance(config, UnionConfig) else (config,):
+    for member in _members(config):
         if isinstance(member, (LoRAConfig, IA3Config)):
             return member
     raise CheckpointError("The checkpoint has LoRA tensors, but its config has no LoRA.")
+
+
+def _prefix(
+    key: LegacyKey, tensor: Tensor, config: AdapterConfig, towers: Sequence[str]
+) -> Iterator[tuple[str, Tensor]]:
+    location, _, leaf = key.leaf.partition(".")
+    first, last = towers[0], towers[-1]
+    slots = {
+        "encoder_prefix": f"{first}_attention",
+        "self_prefix": f"{last}_attention",
+        "cross_prefix": f"{last}_cross_attention",
+    }
+    if location not in slots or leaf not in _PREFIX:
+        raise CheckpointError(f"{key.leaf!r} is no tensor of a prefix.")
+    if leaf == "control_trans":
+        length = next(member.prefix_length for member in _members(config) if isinstance(member, PrefixTuningConfig))
+        tensor = tensor.reshape(length, -1)
+    yield f"shared.{slots[location]}.{_PREFIX[leaf]}", tensor
+
+
+def _members(config: AdapterConfig) -> Sequence[AdapterConfig]:
+    return config.configs if isinstance(config, UnionConfig) else (config,)
 
 
 def _reft(slot: str, leaves: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

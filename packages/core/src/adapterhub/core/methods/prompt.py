@@ -1,0 +1,64 @@
+"""Prompt tuning (Lester et al., 2021, arXiv:2104.08691): trained embeddings in front of those of the text.
+
+    h_0 = [e_1 … e_P ; x_1 … x_T]        e [P, d]; with `combine="prefix_after_bos"` the first token stays in front
+
+The padding mask grows by P ones, and labels a model computes its loss from by P times -100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from adapterhub.core.methods.parameters import Draw, Source, uniform
+from adapterhub.spec.config import PromptTuningConfig
+from adapterhub.spec.errors import InvalidConfigError
+
+if TYPE_CHECKING:
+    from adapterhub.core.pool import Pool
+    from adapterhub.core.sites import Site
+
+__all__ = ["Prompt", "place"]
+
+
+def place(config: PromptTuningConfig, pool: Pool, source: Callable[[Site], Source]) -> Iterator[tuple[Site, nn.Module]]:
+    """One module behind the embeddings."""
+    site = pool.prompt_site()
+    draw: Draw = uniform(float(config.random_uniform_scale))
+    if config.prompt_init == "from_string":
+        draw = _from_text(config, pool)
+    yield site, Prompt(config, site.width, source(site), draw)
+
+
+class Prompt(nn.Module):
+    """The trained embeddings `tokens` [P, d]."""
+
+    def __init__(self, config: PromptTuningConfig, width: int, source: Source, draw: Draw) -> None:
+        super().__init__()
+        self.tokens = source("tokens", (config.prompt_length, width), draw)
+        self.after_first = config.combine == "prefix_after_bos"
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        """[B, P + T, d] from [B, T, d]."""
+        prompt = self.tokens.to(embedded.dtype).expand(embedded.shape[0], -1, -1)
+        if self.after_first:
+            return torch.cat((embedded[:, :1], prompt, embedded[:, 1:]), 1)
+        return torch.cat((prompt, embedded), 1)
+
+
+def _from_text(config: PromptTuningConfig, pool: Pool) -> Draw:
+    """The embeddings of a text, repeated or cut to the length of the prompt."""
+    from transformers import AutoTokenizer
+
+    name = pool.model_name or getattr(pool.base_model.config, "name_or_path", "")
+    if not name:
+        raise InvalidConfigError("prompt_init='from_string' needs a model that knows where its tokenizer is.")
+    ids = AutoTokenizer.from_pretrained(name)(config.prompt_init_text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise InvalidConfigError(f"prompt_init_text {config.prompt_init_text!r} has no tokens.")
+    weight = pool.base_model.get_input_embeddings().weight  # type: ignore[operator]
+    rows = weight.detach().float().cpu()[torch.tensor([ids[i % len(ids)] for i in range(config.prompt_length)])]
+    return lambda value, generator: value.copy_(rows)

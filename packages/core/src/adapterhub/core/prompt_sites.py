@@ -1,0 +1,138 @@
+"""The site of prompts: trained embeddings in front of the embedded text (prompt tuning).
+
+Models with an embeddings module of their own (BERT and its kin) get the prompt behind it, so prompts have no position; all
+others get it among their `inputs_embeds` and number the positions through. Mask, positions and labels are lengthened to fit.
+Calls that go on from a cache only have their mask and positions moved: the prompt is in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from adapterhub.core.blocks import AtEmbedding, Operation
+from adapterhub.core.sites import HookedSite
+from adapterhub.spec.errors import InvalidConfigError
+
+if TYPE_CHECKING:
+    from adapterhub.core.pool import Pool
+
+__all__ = ["PromptSite", "prompt_site"]
+
+
+class PromptSite(HookedSite):
+    """The embedded text [B, T, d]."""
+
+    def __init__(self, pool: Pool, index: int, key: str, module: nn.Module | None, width: int) -> None:
+        super().__init__(pool, index, key, pool.base_model, "prompt")
+        self.module, self.width = module, width
+
+    def leaf(self, module: nn.Module) -> Operation:
+        return AtEmbedding(module)
+
+    def hooks(self) -> Iterator[RemovableHandle]:
+        yield self.pool.base_model.register_forward_pre_hook(partial(_make_room, self), with_kwargs=True)
+        if self.module is not None:
+            yield self.module.register_forward_hook(partial(_put_behind, self))
+        if self.pool.model is not self.pool.base_model:
+            yield self.pool.model.register_forward_pre_hook(partial(_lengthen_labels, self), with_kwargs=True)
+
+
+def _cached(kwargs: dict[str, Any]) -> bool:
+    cache = kwargs.get("past_key_values")
+    return cache is not None and cache.get_seq_length() > 0
+
+
+def _added(operation: Operation, like: Tensor) -> int:
+    """How many tokens the operation adds."""
+    probe = operation(like.new_zeros(like.shape[0], 1, like.shape[-1]), None)
+    return probe.shape[1] - 1
+
+
+def _make_room(
+    site: PromptSite, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    operation = site.operation()
+    if operation is None:
+        return None
+    kwargs = dict(kwargs)
+    ids = args[0] if args else kwargs.get("input_ids")
+    embedded = kwargs.get("inputs_embeds")
+    if embedded is None and ids is None:
+        return None
+    mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
+    first = not _cached(kwargs)
+    if embedded is None:
+        embedded = module.get_input_embeddings()(ids)  # type: ignore[operator]
+    count = _added(operation, embedded.new_zeros(embedded.shape[0], 1, site.width))
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        mask = F.pad(mask, (count, 0), value=1)
+    positions = kwargs.get("position_ids")
+    if isinstance(positions, Tensor) and site.module is None:
+        positions = positions + count
+        if first:
+            front = torch.arange(count, device=positions.device).expand(*positions.shape[:-1], count)
+            positions = torch.cat((front, positions), -1)
+        kwargs["position_ids"] = positions
+    if len(args) > 1:
+        args = (args[0], mask, *args[2:])
+    else:
+        kwargs["attention_mask"] = mask
+    if first and site.module is None:
+        kwargs["inputs_embeds"] = operation(embedded, None)
+        kwargs["input_ids"] = None
+        args = (None, *args[1:]) if args else ()
+        if args:
+            kwargs.pop("input_ids")
+    return args, kwargs
+
+
+def _put_behind(site: PromptSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    operation = site.operation()
+    if operation is None:
+        return None
+    if isinstance(output, Tensor):
+        return operation(output, None)
+    return (operation(output[0], None), *output[1:])
+
+
+def _lengthen_labels(
+    site: PromptSite, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    operation, labels = site.operation(), kwargs.get("labels")
+    if operation is None or not isinstance(labels, Tensor) or labels.dim() != 2:
+        return None
+    if getattr(site.pool.base_model.config, "is_encoder_decoder", False):
+        return None
+    ids = kwargs.get("input_ids", args[0] if args else None)
+    if isinstance(ids, Tensor) and labels.shape != ids.shape:
+        return None
+    weight = next(site.pool.base_model.parameters())
+    count = _added(operation, weight.new_zeros(labels.shape[0], 1, site.width))
+    return args, {**kwargs, "labels": F.pad(labels, (count, 0), value=-100)}
+
+
+def prompt_site(pool: Pool) -> PromptSite:
+    """The site of `Pool.prompt_site`, made on first use.
+
+    Raises:
+        InvalidConfigError: a model without text embeddings.
+    """
+    place = pool.layout.embedding
+    if place is None:
+        raise InvalidConfigError(f"Prompt tuning needs text embeddings; the family {pool.layout.family} names none.")
+    key = f"{place.key.rpartition('.')[0]}.prompt"
+    if key not in pool.by_key:
+        module = pool.base_model.get_submodule(place.path) if place.path.endswith("embeddings") else None
+        words = pool.base_model.get_input_embeddings()  # type: ignore[operator]
+        width = place.width if module is not None else words.weight.shape[1]
+        pool.grow(lambda first: [PromptSite(pool, first, key, module, width)])
+    found = pool.by_key[key]
+    assert isinstance(found, PromptSite)
+    return found
