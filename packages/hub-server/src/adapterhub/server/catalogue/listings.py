@@ -15,6 +15,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adapterhub.server.catalogue.tables import (
+    configs,
     explore_cells,
     explore_pairs,
     facet_counts,
@@ -59,6 +60,7 @@ class ListingsProjection:
         if connection.dialect.name == "sqlite":
             connection.execute(text("INSERT INTO listings_text(listings_text) VALUES ('delete-all')"))
         tally = _Tally()
+        seen: dict[str, str] = {}
         last = 0
         while True:
             ids = list(
@@ -69,13 +71,14 @@ class ListingsProjection:
             if not ids:
                 break
             last = ids[-1]
-            rows = list(_rows(connection, ids))
+            rows = list(_rows(connection, ids, seen))
             if rows:
                 connection.execute(insert(listings), rows)
             for row in rows:
                 tally.add(row, 1)
         if connection.dialect.name == "sqlite":
             connection.execute(text("INSERT INTO listings_text(listings_text) VALUES ('rebuild')"))
+        _keep_configs(connection, seen)
         tally.write_new(connection)
 
     def _apply(self, connection: Connection, ids: list[int]) -> None:
@@ -83,7 +86,9 @@ class ListingsProjection:
             row["adapter_id"]: dict(row)
             for row in connection.execute(select(listings).where(listings.c.adapter_id.in_(ids))).mappings()
         }
-        new = {row["adapter_id"]: row for row in _rows(connection, ids)}
+        seen: dict[str, str] = {}
+        new = {row["adapter_id"]: row for row in _rows(connection, ids, seen)}
+        _keep_configs(connection, seen)
         tally = _Tally()
         for adapter_id in ids:
             before, after = old.get(adapter_id), new.get(adapter_id)
@@ -186,8 +191,8 @@ def row_facets(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "namespace", row["namespace_key"]
 
 
-def _rows(connection: Connection, ids: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """The listing of each of these adapters that has a published version."""
+def _rows(connection: Connection, ids: Sequence[int], seen: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """The listing of each of these adapters that has a published version; their configs are added to `seen` by id."""
     owners = {
         row.id: row
         for row in connection.execute(
@@ -221,8 +226,21 @@ def _rows(connection: Connection, ids: Sequence[int]) -> Iterator[dict[str, Any]
     names = _names(connection, [owners[adapter_id] for adapter_id in shown])
     for adapter_id, version in shown.items():
         owner, line = owners[adapter_id], json.loads(version.line)
+        if version.config_id and version.config_id not in seen:
+            seen[version.config_id] = json.dumps(line.get("config") or {}, separators=(",", ":"), ensure_ascii=False)
         family, languages = details.get(version.digest) or records.get(adapter_id) or ("", ())
         yield _row(owner, version, line, family, languages, len(published[adapter_id]), names)
+
+
+def _keep_configs(connection: Connection, seen: Mapping[str, str]) -> None:
+    """Store configs that are not there yet; what a config id stands for never changes."""
+    ids = sorted(seen)
+    for start in range(0, len(ids), _BATCH):
+        part = ids[start : start + _BATCH]
+        known = set(connection.execute(select(configs.c.config_id).where(configs.c.config_id.in_(part))).scalars())
+        missing = [{"config_id": name, "config": seen[name]} for name in part if name not in known]
+        if missing:
+            connection.execute(insert(configs), missing)
 
 
 def shown_version(found: Sequence[Any], default: str | None) -> Any:
@@ -302,7 +320,6 @@ def _row(
         "reduction_factor": _plain_number(config.get("reduction_factor")),
         "non_linearity": str(config.get("non_linearity") or "")[:32],
         "config_id": version.config_id,
-        "config": json.dumps(config, separators=(",", ":"), ensure_ascii=False),
         "license": owner.license,
         "languages": " ".join(tag.lower() for tag in tags if tag),
         "description": " ".join(owner.description.split())[:400],

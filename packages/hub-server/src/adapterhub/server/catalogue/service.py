@@ -19,6 +19,7 @@ from adapterhub.server.catalogue.tables import (
     explore_pairs,
     facet_counts,
     imported_records,
+    listing_rows,
     listings,
     vocabulary,
 )
@@ -142,8 +143,7 @@ def explore_adapters(
     facets, total = _cell_facets(cells, wanted)
     position = read_cursor(cursor, "explore", (int,))
     rows = connection.execute(
-        select(listings)
-        .where(
+        listing_rows.where(
             *(listings.c[name] == value for name, value in place.items()),
             *(func.coalesce(listings.c[CELL_FILTERS[name][0]], "") == value for name, value in wanted.items()),
             ANONYMOUS.sees(listings),
@@ -199,7 +199,7 @@ def adapter_detail(
         VersionNotFoundError: not in this version; `candidates` lists those there are.
     """
     listing = connection.execute(
-        select(listings).where(
+        listing_rows.where(
             listings.c.namespace_key == fold(namespace), listings.c.name_key == fold(name), viewer.sees(listings)
         )
     ).first()
@@ -377,7 +377,7 @@ def namespace_adapters(
     total = int(connection.execute(select(func.count()).select_from(listings).where(*here)).scalar_one())
     if position:
         here.append(listings.c.name_key > position[0])
-    rows = connection.execute(select(listings).where(*here).order_by(listings.c.name_key).limit(limit + 1)).all()
+    rows = connection.execute(listing_rows.where(*here).order_by(listings.c.name_key).limit(limit + 1)).all()
     items = rows[:limit]
     following = write_cursor("namespace", [items[-1].name_key, items[-1].rank]) if len(rows) > limit else None
     return organisation, AdapterPage(tuple(map(summary_of, items)), following, total)

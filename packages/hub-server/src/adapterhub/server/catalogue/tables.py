@@ -7,16 +7,34 @@ same time the row id of the full-text index, which therefore yields popular matc
 
 from __future__ import annotations
 
-from sqlalchemy import DDL, BigInteger, Boolean, Column, ForeignKey, Index, Integer, String, Table, Text, event, false
+from typing import Any
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    event,
+    false,
+    select,
+)
 
 from adapterhub.server.storage.tables import BigId, metadata
 
 __all__ = [
     "architectures",
+    "configs",
     "explore_cells",
     "explore_pairs",
     "facet_counts",
     "imported_records",
+    "listing_rows",
     "listings",
     "vocabulary",
 ]
@@ -47,7 +65,6 @@ listings = Table(
     Column("reduction_factor", String(24), nullable=False, server_default=""),
     Column("non_linearity", String(32), nullable=False, server_default=""),
     Column("config_id", String(71), nullable=False, server_default=""),
-    Column("config", Text, nullable=False),
     Column("license", Text),
     Column("languages", Text, nullable=False, server_default=""),  # tags with blanks between
     Column("description", Text, nullable=False, server_default=""),
@@ -66,6 +83,19 @@ listings = Table(
     Index("ix_listings_name", "name_key"),
     Index("ix_listings_updated", "updated_at"),
     Index("ix_listings_model", "model_name", "rank"),
+)
+
+#: the expanded configs of the listings; a hub of a million adapters has few different ones
+configs = Table(
+    "configs",
+    metadata,
+    Column("config_id", String(71), primary_key=True),
+    Column("config", Text, nullable=False),
+)
+
+#: a listing with its config
+listing_rows: Any = select(*listings.c, configs.c.config).select_from(
+    listings.outerjoin(configs, configs.c.config_id == listings.c.config_id)
 )
 
 #: how many adapters, and for how many base models, stand under each (task, subtask)

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, column, func, select, table, text, true, tuple_
 
 from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
-from adapterhub.server.catalogue.tables import facet_counts, listings
+from adapterhub.server.catalogue.tables import facet_counts, listing_rows, listings
 from adapterhub.server.catalogue.views import AdapterPage, AdapterSummary, Choice, Facet
 from adapterhub.server.search.question import (
     FILTERS,
@@ -80,8 +80,7 @@ def _everything(connection: Connection, question: Question, viewer: Viewer, face
     position = read_cursor(question.cursor, question.order, (int,))
     start = position[0] if position else 0
     found = connection.execute(
-        select(listings)
-        .where(listings.c.rank > start, viewer.sees(listings))
+        listing_rows.where(listings.c.rank > start, viewer.sees(listings))
         .order_by(listings.c.rank)
         .limit(question.limit + 1)
     ).all()
@@ -141,24 +140,19 @@ def _ordered(
     found: list[Any] = []
     light: Sequence[Row[Any]] = []
     if not matches:
-        found = list(
-            connection.execute(select(listings).where(after, viewer.sees(listings)).order_by(*key).limit(limit))
-        )
+        found = list(connection.execute(listing_rows.where(after, viewer.sees(listings)).order_by(*key).limit(limit)))
     elif exact:
         light = _candidates(connection, matches, viewer, 0, COUNT_LIMIT + 1)
         ranks = [row.rank for row in light]
         for chunk in range(0, len(ranks), 5000):
             found += connection.execute(
-                select(listings)
-                .where(listings.c.rank.in_(ranks[chunk : chunk + 5000]), after)
-                .order_by(*key)
-                .limit(limit)
+                listing_rows.where(listings.c.rank.in_(ranks[chunk : chunk + 5000]), after).order_by(*key).limit(limit)
             ).all()
         found.sort(key=lambda row: (getattr(row, by.name), row.rank), reverse=newest)
         found = found[:limit]
     else:
         for row in connection.execution_options(yield_per=256).execute(
-            select(listings).where(after, viewer.sees(listings)).order_by(*key)
+            listing_rows.where(after, viewer.sees(listings)).order_by(*key)
         ):
             words = f" {row.words} "
             if all(match.found_in(words) for match in matches):
@@ -356,13 +350,13 @@ def summaries(connection: Connection, ranks: Sequence[int]) -> tuple[AdapterSumm
     """The listings of these ranks, in this order."""
     if not ranks:
         return ()
-    rows = {row.rank: row for row in connection.execute(select(listings).where(listings.c.rank.in_(ranks)))}
+    rows = {row.rank: row for row in connection.execute(listing_rows.where(listings.c.rank.in_(ranks)))}
     return tuple(summary_of(rows[rank]) for rank in ranks if rank in rows)
 
 
-def summary_of(row: Row[Any]) -> AdapterSummary:
+def summary_of(row: Any) -> AdapterSummary:
     """A row of `listings` as the value lists show."""
-    config: Mapping[str, Any] = json.loads(row.config)
+    config: Mapping[str, Any] = json.loads(row.config) if row.config else {}
     return AdapterSummary(
         namespace=row.namespace,
         name=row.name,

@@ -95,9 +95,9 @@ def document_words(texts: Iterable[str], facets: Iterable[tuple[str, str]]) -> s
 
 def facet_word(field: str, value: str) -> str:
     """The word that stands for `field` having `value`."""
-    return _FACET_MARK + hashlib.sha256(f"{field}\0{value}".encode()).hexdigest()[:14]
+    return _FACET_MARK + hashlib.sha256(f"{field}\0{value}".encode()).hexdigest()[:12]
 
 
 def is_facet_word(word: str) -> bool:
     """Whether `word` looks like `facet_word`'s; such words are never taken from texts or questions."""
-    return len(word) == len(_FACET_MARK) + 14 and word.startswith(_FACET_MARK)
+    return len(word) == len(_FACET_MARK) + 12 and word.startswith(_FACET_MARK)
