@@ -12,14 +12,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import BertConfig, BertModel
 
+import adapterhub.core as ah
 from adapterhub.core.methods.bottleneck import Bottleneck
 from adapterhub.core.methods.ia3 import IA3
 from adapterhub.core.methods.invertible import Glow, Nice
 from adapterhub.core.methods.lora import LoRA
 from adapterhub.core.methods.parameters import Given, Shapes
 from adapterhub.core.methods.phm import SharedPHM
+from adapterhub.core.methods.prefix import PrefixNetwork
+from adapterhub.core.methods.prompt import Prompt
+from adapterhub.core.methods.reft import Reft
+from adapterhub.core.pool import pool_of
+from adapterhub.spec.composition import Fuse, parse_composition
 from adapterhub.spec.config import BottleneckConfig, parse_config
+from adapterhub.spec.fusion import parse_fusion
 
 FOLDER = Path(__file__).parents[1] / "spec" / "conformance" / "numerics"
 
@@ -48,12 +56,6 @@ def norm_of(case: Mapping[str, Any], inputs: Mapping[str, Tensor]) -> nn.Module 
     norm = nn.LayerNorm(inputs["norm.weight"].shape, eps=case["norm"]["epsilon"])
     norm.load_state_dict({"weight": inputs["norm.weight"], "bias": inputs["norm.bias"]})
     return norm
-
-
-def module_of(config: BottleneckConfig, weights: Mapping[str, Tensor], width: int, prefix: str = "") -> Bottleneck:
-    assert config.bottleneck_size is not None
-    shared = SharedPHM(config, width, config.bottleneck_size, given(weights, "shared.")) if config.phm_layer else None
-    return Bottleneck(config, width, config.bottleneck_size, given(weights, prefix), shared).eval()
 
 
 def close(found: Tensor, wanted: Tensor) -> None:
@@ -112,3 +114,112 @@ def test_linear_maps(case: dict[str, Any]) -> None:
         x = inputs["x"]
         found = linear(ia3(x, x)) if on_input else ia3(linear(x), x)
     close(found, tensors("linear", case["outputs"])["y"])
+
+
+def layer_with(case: dict[str, Any], group: str, adapters: Mapping[str, Any]) -> tuple[Any, Any]:
+    """A BERT of one layer whose feed-forward sublayer hands on its input, with the case's adapters and the case's norm.
+
+    Returns the model and a function that runs the sublayer on (h, r), as many copies as it is told, and gives what the
+    sublayer hands to the rest of the model.
+    """
+    inputs = tensors(group, case["inputs"])
+    model = BertModel(
+        BertConfig(
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            vocab_size=8,
+            layer_norm_eps=case["norm"]["epsilon"],
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+    ).eval()
+    sublayer = model.encoder.layer[0].output
+    nn.init.eye_(sublayer.dense.weight)
+    nn.init.zeros_(sublayer.dense.bias)
+    sublayer.LayerNorm.load_state_dict({"weight": inputs["norm.weight"], "bias": inputs["norm.bias"]})
+    ah.init(model)
+    pool = pool_of(model)
+    for name, (config, weights) in adapters.items():
+        pool.add(name, parse_config(config), tensors={f"encoder.0.ffn.{key}": value for key, value in weights.items()})
+    return model, lambda copies=1: sublayer(*(inputs[name].repeat(copies, 1, 1) for name in ("h", "r")))
+
+
+def output_of(case: dict[str, Any], group: str, adapted: Tensor, last: Mapping[str, Any]) -> Tensor:
+    """What the model goes on with, from the vector's h'."""
+    inputs = tensors(group, case["inputs"])
+    norm = norm_of(case, inputs)
+    assert norm is not None and last.get("original_ln_after", True)
+    r = inputs["r"]
+    found: Tensor = norm(adapted + r.repeat(len(adapted) // len(r), 1, 1))
+    return found
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", [case for case in cases("composition") if case.values[0]["norm"]])
+def test_composition_in_a_model(case: dict[str, Any]) -> None:
+    weights = tensors("composition", case["weights"])
+    adapters = {
+        name: (config, {key.partition(".")[2]: value for key, value in weights.items() if key.startswith(f"{name}.")})
+        for name, config in case["config"].items()
+    }
+    block = parse_composition(case["composition"])
+    assert block is not None
+    model, run = layer_with(case, "composition", adapters)
+    model.active_adapters = block
+    wanted = tensors("composition", case["outputs"])["adapted"]
+    last = case["config"][case["composition"]["children"][-1]]
+    copies = len(wanted) // len(tensors("composition", case["inputs"])["h"])  # Parallel: the batch was repeated before
+    close(run(copies), output_of(case, "composition", wanted, last))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", [case for case in cases("fusion") if case.values[0]["norm"]])
+def test_fusion_in_a_model(case: dict[str, Any]) -> None:
+    weights = tensors("fusion", case["weights"])
+    adapters = {
+        name: (
+            case["adapter"],
+            {key.partition(".")[2]: value for key, value in weights.items() if key.startswith(f"{name}.")},
+        )
+        for name in "012"
+    }
+    model, run = layer_with(case, "fusion", adapters)
+    own = {
+        f"encoder.0.ffn.{key.partition('.')[2]}": value for key, value in weights.items() if key.startswith("fusion.")
+    }
+    pool_of(model).add_fusion(["0", "1", "2"], parse_fusion(case["config"]), tensors=own)
+    model.active_adapters = Fuse("0", "1", "2")
+    wanted = tensors("fusion", case["outputs"])["adapted"]
+    close(run(), output_of(case, "fusion", wanted, case["adapter"]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", cases("states"))
+def test_states(case: dict[str, Any]) -> None:
+    weights = tensors("states", case["weights"])
+    inputs = tensors("states", case["inputs"])
+    wanted = tensors("states", case["outputs"])
+    config: Any = parse_config(case["config"])
+    if config.method == "reft":
+        module = Reft(config, 8, given(weights)).eval()
+        close(module(inputs["h"], inputs["mask"].long()), wanted["h"])
+    elif config.method == "prompt":
+        pool = SimpleNamespace()
+        close(Prompt(config, 8, given(weights), lambda value, generator: pool)(inputs["x"]), wanted["y"])
+    else:
+        heads, layers = case["heads"], case["layers"]
+        size = inputs["q"].shape[-1]
+        site: Any = SimpleNamespace(heads=heads, size=size)
+        network = PrefixNetwork(config, heads * size, layers, site, given(weights)).eval()
+        for layer in range(layers):
+            states = network.keys_and_values(layer).view(config.prefix_length, 2, heads, size).permute(1, 2, 0, 3)
+            close(states, wanted["states"][2 * layer : 2 * layer + 2])
+            k, v = (
+                torch.cat((part.expand(2, -1, -1, -1), inputs[name]), 2)
+                for part, name in zip(states, ("k", "v"), strict=True)
+            )
+            mask = nn.functional.pad(inputs["mask"].bool(), (config.prefix_length, 0), value=True)
+            context = nn.functional.scaled_dot_product_attention(inputs["q"], k, v, attn_mask=mask[:, None, None])
+            close(context, wanted[f"context.{layer}"])

@@ -465,16 +465,16 @@ def attention_and_states() -> Group:
         config = {"prefix_length": length, "non_linearity": "tanh", "flat": flat}
         count = 2 * layers * heads * size
         if flat:
-            own = {"control_trans": draw(length * count)}
+            own = {"values": draw(length, count)}
         else:
             own = {
-                "wte.weight": draw(length, heads * size),
-                "control_trans.0.weight": draw(5, heads * size, scale=0.5),
-                "control_trans.0.bias": draw(5, scale=0.3),
-                "control_trans.2.weight": draw(count, 5, scale=0.5),
-                "control_trans.2.bias": draw(count, scale=0.3),
+                "tokens": draw(length, heads * size),
+                "down.weight": draw(5, heads * size, scale=0.5),
+                "down.bias": draw(5, scale=0.3),
+                "up.weight": draw(count, 5, scale=0.5),
+                "up.bias": draw(count, scale=0.3),
             }
-        states = ref.prefix_states({**own, "heads_size": np.zeros(size)}, config, heads)
+        states = ref.prefix_states(own, config, heads, layers)
         outputs = {
             f"context.{layer}": ref.attention_with_prefix(q, k, v, mask, states[2 * layer], states[2 * layer + 1])
             for layer in range(layers)
@@ -484,7 +484,7 @@ def attention_and_states() -> Group:
         group.add(f"prefix-{number}", changes, own, inputs, {"states": states, **outputs}, heads=heads, layers=layers)
     x = draw(ROWS, TOKENS, HIDDEN)
     for combine in ("prefix", "prefix_after_bos"):
-        own = {"prompt": draw(length, HIDDEN)}
+        own = {"tokens": draw(length, HIDDEN)}
         config = {"method": "prompt", "prompt_length": length, "combine": combine}
         group.add(f"prompt-{combine}", config, own, {"x": x}, {"y": ref.prompt(x, own, config)})
     h = draw(ROWS, 6, HIDDEN)
@@ -494,6 +494,7 @@ def attention_and_states() -> Group:
             {"prefix_positions": 2},
             {"prefix_positions": 1, "suffix_positions": 2},
             {"prefix_positions": 2, "suffix_positions": 1, "tied_weights": True},
+            {"prefix_positions": 3, "suffix_positions": 3},
             {"prefix_positions": 2, "subtract_projection": False, "orthogonality": False},
             {"prefix_positions": 2, "non_linearity": "relu", "orthogonality": False},
         )

@@ -235,10 +235,12 @@ def fuse(
 ) -> tuple[Array, Array]:
     """(h' [B, T, d], p [B, T, N]): attention over the adapters' outputs (Pfeiffer et al., 2021).
 
-    The last member decides what is read and added: (x, s) are its own.
+    The last member decides what is read and added: (x, s) are its own; with a parallel one s = r, and h is added at last.
     """
     last = members[-1][1]
     x, s = enter(h, r, norm, last)
+    if last["is_parallel"]:
+        s = r
     query = h if config["query_before_ln"] and not last["is_parallel"] else x
     outputs = np.stack([up(x, weights, own) for weights, own in members], axis=-2)
     if config["residual_before"]:
@@ -248,7 +250,8 @@ def fuse(
     v = outputs @ fusion["value.weight"].T if config["value"] else outputs
     p = softmax((q[..., None, :] * k).sum(axis=-1) / temperature)
     mixed = (p[..., None] * v).sum(axis=-2)
-    return (mixed if config["residual_before"] else mixed + s), p
+    mixed = mixed if config["residual_before"] else mixed + s
+    return (h + mixed if last["is_parallel"] else mixed), p
 
 
 # --- linear layers ---------------------------------------------------------------------------------------------------------
@@ -282,15 +285,13 @@ def ia3(x: Array, weight: Array, bias: Array | None, adapter: Weights, config: C
 # --- prefixes, prompts, interventions --------------------------------------------------------------------------------------
 
 
-def prefix_states(weights: Weights, config: Config, heads: int) -> Array:
-    """The trained keys and values of one stack of L layers, [2 L, heads, P, d / heads]; layer i has 2 i and 2 i + 1."""
+def prefix_states(weights: Weights, config: Config, heads: int, layers: int) -> Array:
+    """The trained keys and values of one kind of attention, [2 L, heads, P, size]; layer i has 2 i and 2 i + 1."""
     if config["flat"]:
-        states = weights["control_trans"].reshape(config["prefix_length"], -1, heads, weights["heads_size"].shape[0])
+        values = weights["values"]
     else:
-        inner = ACTIVATIONS[config["non_linearity"]](linear(weights["wte.weight"], weights, "control_trans.0"))
-        flat = linear(inner, weights, "control_trans.2")
-        states = flat.reshape(config["prefix_length"], -1, heads, weights["heads_size"].shape[0])
-    return states.transpose(1, 2, 0, 3)
+        values = linear(ACTIVATIONS[config["non_linearity"]](linear(weights["tokens"], weights, "down")), weights, "up")
+    return values.reshape(len(values), 2 * layers, heads, -1).transpose(1, 2, 0, 3)
 
 
 def attention_with_prefix(
@@ -307,7 +308,7 @@ def attention_with_prefix(
 
 def prompt(x: Array, weights: Weights, config: Config) -> Array:
     """[B, T, d] → [B, P + T, d]: the prompt before the text, or behind its first token."""
-    rows = np.broadcast_to(weights["prompt"], (len(x), *weights["prompt"].shape))
+    rows = np.broadcast_to(weights["tokens"], (len(x), *weights["tokens"].shape))
     if config["combine"] == "prefix_after_bos":
         return np.concatenate([x[:, :1], rows, x[:, 1:]], axis=1)
     return np.concatenate([rows, x], axis=1)
@@ -316,15 +317,15 @@ def prompt(x: Array, weights: Weights, config: Config) -> Array:
 def reft(h: Array, mask: NDArray[np.bool_], weights: Weights, config: Config) -> Array:
     """h + Rᵀ(act(W h + b) − R h) at the first and last positions of each row's tokens (Wu et al., 2024).
 
-    Position sets: unit `prefix` acts on the first `prefix_positions` tokens, unit `suffix` on the last `suffix_positions`.
+    Unit `prefix` acts on the first `prefix_positions` tokens, unit `suffix` on the last `suffix_positions` of the others.
     """
     result = h.copy()
     act = ACTIVATIONS[config["non_linearity"] or "linear"]
     for row, seen in enumerate(mask):
         tokens = np.flatnonzero(seen)
         chosen = {"prefix": tokens[: config["prefix_positions"]]}
-        count = config["suffix_positions"]
-        chosen["suffix"] = tokens[len(tokens) - count :] if count else tokens[:0]
+        first = max(config["prefix_positions"], len(tokens) - config["suffix_positions"])
+        chosen["suffix"] = tokens[first:] if config["suffix_positions"] else tokens[:0]
         for unit, positions in chosen.items():
             own = "prefix" if config["tied_weights"] else unit
             for position in positions:
