@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache, reduce
 from typing import TYPE_CHECKING, Any
 
@@ -39,17 +40,25 @@ __all__ = ["FlexibleHeads", "FlexibleHeadsModel", "MultiHeadOutput", "adapter_mo
 _FOR_HEADS = frozenset({"labels", "start_positions", "end_positions", "word_starts", "labels_arcs", "labels_rels"})
 
 
+@dataclass
 class MultiHeadOutput(ModelOutput):
     """Outputs of several heads in the order of their rows; `logits` joined where they have one shape, `loss` summed."""
 
-    def __init__(self, outputs: list[ModelOutput]) -> None:
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    head_outputs: tuple[ModelOutput, ...] | None = None
+
+    @classmethod
+    def of(cls, outputs: list[ModelOutput]) -> MultiHeadOutput:
+        """The outputs together."""
         logits = [output.get("logits") for output in outputs]
-        joined = None
-        if all(isinstance(part, Tensor) for part in logits) and len({part.shape[1:] for part in logits}) == 1:
-            joined = torch.cat(logits)
+        fits = all(isinstance(part, Tensor) for part in logits) and len({part.shape[1:] for part in logits}) == 1
         losses = [output["loss"] for output in outputs if output.get("loss") is not None]
-        found = {"loss": sum(losses) if losses else None, "logits": joined, "head_outputs": tuple(outputs)}
-        super().__init__({name: value for name, value in found.items() if value is not None})
+        return cls(
+            loss=torch.stack(losses).sum() if losses else None,
+            logits=torch.cat(logits) if fits else None,
+            head_outputs=tuple(outputs),
+        )
 
 
 class FlexibleHeads:
@@ -393,7 +402,7 @@ def _several(
         cut = {key: _cut(value, rows, total) for key, value in outputs.items()}
         mine = {key: _cut(value, rows, total) for key, value in given.items()}
         results.append(heads.get(name)(HeadInput(type(outputs)(**cut), mine, _inverse(heads.model))))
-    return MultiHeadOutput(results)
+    return MultiHeadOutput.of(results)
 
 
 def _cut(value: Any, rows: slice, total: int) -> Any:
