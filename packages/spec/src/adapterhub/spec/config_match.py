@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -107,9 +107,10 @@ def expand(
             own = architecture_table().get(name) if isinstance(name, str) else None
         if own is None:
             return None
-        if fields.get("bottleneck_size") is not None:
+        own = _completed(dict(own)) or {}
+        if own.get("method") == "bottleneck" and fields.get("bottleneck_size") is not None:
             fields.setdefault("reduction_factor", None)
-        fields = {**(_completed(dict(own)) or {}), **fields}
+        fields = {**own, **fields}
     elif "method" not in fields:
         for key in ("architecture", "dtype"):
             if fields.get(key, 0) is None:
@@ -146,7 +147,7 @@ def _method_defaults() -> dict[str, dict[str, Any]]:
 
 
 def _completed(fields: dict[str, Any]) -> dict[str, Any] | None:
-    """All fields of the method, with defaults where absent; None for an unknown method or key."""
+    """All fields of the method in their one form (SPEC.md 9.2); None for an unknown method or key."""
     method = fields.setdefault("method", "bottleneck")
     if method == "union":
         members = fields.get("configs")
@@ -157,21 +158,24 @@ def _completed(fields: dict[str, Any]) -> dict[str, Any] | None:
     defaults = _method_defaults().get(method) if isinstance(method, str) else None
     if defaults is None or not defaults.keys() >= fields.keys():
         return None
-    return {**defaults, **fields}
+    full = {**defaults, **fields}
+    if method == "bottleneck":
+        if full["bottleneck_size"] is not None and "reduction_factor" not in fields:
+            full["reduction_factor"] = None
+        if full["inv_adapter"] is not None and full["inv_adapter_reduction_factor"] is None:
+            full["inv_adapter_reduction_factor"] = 2
+    for key in ("leave_out", "layers"):
+        if isinstance(full.get(key), (list, tuple)) and all(type(item) in (int, float) for item in full[key]):
+            full[key] = sorted(set(full[key]))
+    if isinstance(full.get("non_linearity"), str):
+        full["non_linearity"] = full["non_linearity"].lower()
+    return full
 
 
 def _canonical(config: Mapping[str, Any], architectures: Mapping[str, Mapping[str, Any]] | None) -> str | None:
     """One text per meaning: 2 and 2.0 are one, true and 1 are two; None for what is no config."""
     expanded = expand(config, architectures)
     try:
-        return None if expanded is None else canonical_json(dict(_ordered(expanded)))
+        return None if expanded is None else canonical_json(expanded)
     except ValueError:
         return None
-
-
-def _ordered(fields: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in fields.items():
-        if key == "leave_out" and isinstance(value, (list, tuple)):
-            yield key, sorted(value) if all(type(item) is int for item in value) else value
-        else:
-            yield key, value
