@@ -177,7 +177,7 @@ def _bias(site: AttentionSite, module: nn.Module, bias: Tensor, count: int) -> T
     if not getattr(first, "has_relative_attention_bias", False):
         return torch.nn.functional.pad(bias, (count, 0))
     targets, length = bias.shape[2], bias.shape[3]
-    return first.compute_bias(  # type: ignore[operator, no-any-return]
+    return first.compute_bias(  # type: ignore[operator]
         targets, length + count, device=bias.device, past_seen_tokens=length - targets
     )
 
@@ -191,7 +191,7 @@ def _original(chosen: str, module: nn.Module) -> Callable[..., Any]:
     for kind in type(module).__mro__:
         eager = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
         if eager is not None:
-            return eager  # type: ignore[no-any-return]
+            return eager
     raise UnsupportedModelError(f"{type(module).__name__} has no eager attention function.")
 
 

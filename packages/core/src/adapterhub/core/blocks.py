@@ -171,7 +171,7 @@ class Chunks(Operation):
             one if part is None or one.shape[self.axis] == 0 else part(one, other)
             for part, one, other in zip(self.parts, values, besides, strict=True)
         ]
-        return torch.cat(done, self.axis)
+        return _joined(done, self.axis)
 
     def planned(self) -> int | None:
         if self.axis == 1:
@@ -187,6 +187,14 @@ class Chunks(Operation):
             flag = part is not None and part.replaces_norm
             masks.append(torch.full((size, 1, 1), flag, dtype=torch.bool) if mask is None else mask)
         return torch.cat(masks)
+
+
+def _joined(parts: list[Tensor], axis: int) -> Tensor:
+    """Chunks put together again. Chunks of a batch that grew to different lengths (prefixes) get zeros in front."""
+    if axis == 0 and parts[0].dim() > 2 and len({part.shape[1] for part in parts}) > 1:
+        length = max(part.shape[1] for part in parts)
+        parts = [torch.nn.functional.pad(part, (0, 0, length - part.shape[1], 0)) for part in parts]
+    return torch.cat(parts, axis)
 
 
 def build(setup: Composition | Rows | str | None, site: HookedSite, *, expand: bool = False) -> Operation | None:

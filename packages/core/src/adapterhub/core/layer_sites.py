@@ -1,4 +1,4 @@
-"""Sites at the output of whole layers, beside the padding mask of the call (ReFT)."""
+"""Sites at the output of whole layers, beside the padding mask of the text seen so far (ReFT)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["LayerSite", "layer_sites"]
 
 
 class LayerSite(HookedSite):
-    """The output h [B, T, d] of one layer, beside the mask [B, L] of its tower."""
+    """The output h [B, T, d] of one layer, beside the mask [B, L] of all tokens its tower saw so far."""
 
     def __init__(self, pool: Pool, index: int, place: LayerPlace, module: nn.Module) -> None:
         super().__init__(pool, index, f"{place.key}.layer", module, "layer")
@@ -29,21 +29,23 @@ class LayerSite(HookedSite):
         self.layer = place.index
         self.width = place.width
         self.module = module
-        decoder_of_two = place.tower == "decoder" and getattr(pool.base_model.config, "is_encoder_decoder", False)
-        self.mask_name = "decoder_attention_mask" if decoder_of_two else "attention_mask"
-        self.mask = Carrier()
+        #: the module whose call carries the mask: generation calls the towers of two-tower models one by one
+        self.caller = pool.base_model
+        if getattr(pool.base_model.config, "is_encoder_decoder", False):
+            self.caller = pool.base_model.get_submodule(place.path.rsplit(".", 2)[0])
+        self.context = Carrier()
 
     def leaf(self, module: nn.Module) -> Operation:
         return AtLayer(module)
 
     def hooks(self) -> Iterator[RemovableHandle]:
-        yield self.pool.base_model.register_forward_pre_hook(partial(_keep_mask, self), with_kwargs=True)
+        yield self.caller.register_forward_pre_hook(partial(_keep_context, self), with_kwargs=True)
         # before transformers' own hooks, which are added later and record what layers put out
         yield self.module.register_forward_hook(partial(_change_layer, self), prepend=True)
 
 
 class AtLayer(Operation):
-    """One ReFT module at a layer's output: (h, mask) → h'."""
+    """One ReFT module at a layer's output: (h, what was seen so far) → h'."""
 
     needs_residual = True
 
@@ -55,21 +57,25 @@ class AtLayer(Operation):
         return found
 
 
-def _keep_mask(site: LayerSite, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    mask = kwargs.get(site.mask_name)
-    if mask is None and site.mask_name == "attention_mask" and len(args) > 1:
+def _keep_context(site: LayerSite, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    mask = kwargs.get("attention_mask")
+    if mask is None and len(args) > 1:
         mask = args[1]
-    site.mask.put(mask if isinstance(mask, Tensor) else None)
+    cache = kwargs.get("past_key_values")
+    seen = 0 if cache is None else int(cache.get_seq_length())
+    site.context.put((mask if isinstance(mask, Tensor) and mask.dim() == 2 else None, seen))
 
 
 def _change_layer(site: LayerSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    mask = site.mask.take()
+    mask, seen = site.context.take() or (None, 0)
     operation = site.operation()
     if operation is None:
         return None
-    if isinstance(output, Tensor):
-        return operation(output, mask)
-    return (operation(output[0], mask), *output[1:])
+    hidden = output if isinstance(output, Tensor) else output[0]
+    if mask is None or mask.shape != (hidden.shape[0], seen + hidden.shape[1]):
+        mask = hidden.new_ones(hidden.shape[0], seen + hidden.shape[1])
+    changed = operation(hidden, mask)
+    return changed if isinstance(output, Tensor) else (changed, *output[1:])
 
 
 def layer_sites(pool: Pool) -> list[LayerSite]:

@@ -32,12 +32,22 @@ class PromptSite(HookedSite):
     def __init__(self, pool: Pool, index: int, key: str, module: nn.Module | None, width: int) -> None:
         super().__init__(pool, index, key, pool.base_model, "prompt")
         self.module, self.width = module, width
+        #: what is called with the text: generation calls the towers of two-tower models one by one
+        self.caller = pool.base_model
+        self.reader: nn.Module | None = None
+        if getattr(pool.base_model.config, "is_encoder_decoder", False):
+            self.caller, self.reader = (
+                pool.base_model.get_submodule("encoder"),
+                pool.base_model.get_submodule("decoder"),
+            )
 
     def leaf(self, module: nn.Module) -> Operation:
         return AtEmbedding(module)
 
     def hooks(self) -> Iterator[RemovableHandle]:
-        yield self.pool.base_model.register_forward_pre_hook(partial(_make_room, self), with_kwargs=True)
+        yield self.caller.register_forward_pre_hook(partial(_make_room, self), with_kwargs=True)
+        if self.reader is not None:
+            yield self.reader.register_forward_pre_hook(partial(_widen_cross_mask, self), with_kwargs=True)
         if self.module is not None:
             yield self.module.register_forward_hook(partial(_put_behind, self))
         if self.pool.model is not self.pool.base_model:
@@ -69,7 +79,7 @@ def _make_room(
     mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
     first = not _cached(kwargs)
     if embedded is None:
-        embedded = module.get_input_embeddings()(ids)  # type: ignore[operator]
+        embedded = site.pool.base_model.get_input_embeddings()(ids)  # type: ignore[operator]
     count = _added(operation, embedded.new_zeros(embedded.shape[0], 1, site.width))
     if isinstance(mask, Tensor) and mask.dim() == 2:
         mask = F.pad(mask, (count, 0), value=1)
@@ -91,6 +101,15 @@ def _make_room(
         if args:
             kwargs.pop("input_ids")
     return args, kwargs
+
+
+def _widen_cross_mask(
+    site: PromptSite, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    mask, states = kwargs.get("encoder_attention_mask"), kwargs.get("encoder_hidden_states")
+    if not isinstance(mask, Tensor) or not isinstance(states, Tensor) or mask.dim() != 2:
+        return None
+    return args, {**kwargs, "encoder_attention_mask": F.pad(mask, (states.shape[1] - mask.shape[1], 0), value=1)}
 
 
 def _put_behind(site: PromptSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -151,10 +153,10 @@ def _projection(leaves: Mapping[str, Tensor]) -> Tensor:
     original = leaves["projection.parametrizations.weight.original"]
     holder = nn.Linear(original.shape[1], original.shape[0], bias=False)
     nn.utils.parametrizations.orthogonal(holder)
-    parametrisation = holder.parametrizations["weight"]
+    parametrisation: Any = holder.get_submodule("parametrizations.weight")
     with torch.no_grad():
-        parametrisation.original.copy_(original)  # type: ignore[operator, union-attr]
+        parametrisation.original.copy_(original)
         base = leaves.get("projection.parametrizations.weight.0.base")
         if base is not None:
-            parametrisation[0].base.copy_(base)  # type: ignore[index, union-attr, operator]
+            parametrisation[0].base.copy_(base)
         return holder.weight.detach().clone()

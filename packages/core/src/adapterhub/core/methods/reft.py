@@ -90,22 +90,19 @@ class Reft(nn.Module):
         """`hidden` [B, T, d] with the interventions made.
 
         Args:
-            mask: 1 for tokens, 0 for padding, [B, L]; None where there is no padding. With L > T the first L - T tokens
-                were seen in earlier calls, and nothing is changed: interventions are made on the prompt.
+            mask: 1 for tokens, 0 for padding, [B, L], of all tokens so far; with L > T the first L - T were seen in earlier
+                calls. None: T tokens, no padding.
         """
         rows, length, width = hidden.shape
-        if mask is not None and (mask.dim() != 2 or mask.shape[1] != length or mask.shape[0] != rows):
-            return hidden
         if mask is None:
-            start = torch.zeros(rows, dtype=torch.long, device=hidden.device)
-            count = torch.full_like(start, length)
-        else:
-            present = mask != 0
-            start, count = present.int().argmax(1), present.sum(1)
+            mask = hidden.new_ones(rows, length)
+        present = mask != 0
+        start, count = present.int().argmax(1), present.sum(1)
+        seen = mask.shape[1] - length
         changed = hidden
         for intervention, positions in self._units(start, count, hidden.device):
-            inside = (positions >= start[:, None]) & (positions < (start + count)[:, None])
-            index = positions.clamp(0, length - 1)[..., None].expand(-1, -1, width)
+            inside = (positions >= start[:, None].clamp(min=seen)) & (positions < (start + count)[:, None])
+            index = (positions - seen).clamp(0, length - 1)[..., None].expand(-1, -1, width)
             update = intervention.forward(hidden.gather(1, index)) * inside[..., None].to(hidden.dtype)
             changed = changed.scatter_add(1, index, update)
         return changed
