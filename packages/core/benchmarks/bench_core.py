@@ -1,8 +1,8 @@
 """All core benchmarks: us and both peers, each against its own yardsticks; prints a table and writes a JSON file.
 
-    python packages/core/benchmarks/run.py [--peers] [--only TEXT] [--out .bench/core.json]
+    python packages/core/benchmarks/bench_core.py [--no-peers] [--only TEXT] [--json .bench/core.json]
 
-With `--peers` the peers are installed into environments of their own under `.bench/` (some hundred MB, once).
+The peers are installed into environments of their own beside the JSON file (some hundred MB, once).
 """
 
 from __future__ import annotations
@@ -58,20 +58,20 @@ def cell(outcome: Any) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", action="store_true", help="measure adapters 1.3.0 and peft 0.21.2 as well")
+    parser.add_argument("--no-peers", action="store_true", help="leave adapters 1.3.0 and peft 0.21.2 out")
     parser.add_argument("--only", default="", help="only model rows whose name contains this text")
     parser.add_argument("--rounds", default="15")
     parser.add_argument("--count", default="1000", help="how many adapters the loading rows load")
-    parser.add_argument("--out", type=Path, default=Path(".bench/core.json"))
+    parser.add_argument("--json", type=Path, default=Path(".bench/core.json"))
     arguments = parser.parse_args()
     rows = ("--only", arguments.only, "--rounds", arguments.rounds)
     columns = {"ours": measured(sys.executable, "measure_rows.py", "ours", *rows)}
     if not arguments.only:
         for script, extra in (("loading.py", ("--count", arguments.count)), ("imports.py", ())):
             columns["ours"]["rows"] |= measured(sys.executable, script, *extra)["rows"]
-    if arguments.peers:
+    if not arguments.no_peers:
         for name in PEERS:
-            python = peer_python(name, arguments.out.parent.absolute())
+            python = peer_python(name, arguments.json.parent.absolute())
             columns[name] = measured(python, "measure_rows.py", name, *rows)
 
     sys.path.insert(0, str(HERE))
@@ -85,10 +85,10 @@ def main() -> None:
         goal = goals.get(name) or columns["ours"]["rows"][name].get("goal")
         figures = "".join(f"  {cell(column['rows'].get(name)):>12}" for column in columns.values())
         print(f"{name:{width}}  {f'{goal:.3f}' if goal else '':>8}{figures}")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
     about = {"python": platform.python_version(), "machine": platform.machine(), "threads": 2, "seed": 20200714}
-    arguments.out.write_text(json.dumps({"about": about, "goals": goals, "columns": columns}, indent=1))
-    print(f"\nwritten to {arguments.out}")
+    arguments.json.write_text(json.dumps({"about": about, "goals": goals, "columns": columns}, indent=1))
+    print(f"\nwritten to {arguments.json}")
 
 
 if __name__ == "__main__":
