@@ -7,9 +7,12 @@ export function sha256(data) {
   return createHash("sha256").update(data).digest("hex");
 }
 
-/** Reads JSON text; refuses what JSON.parse lets pass: repeated names, numbers no double holds, lone surrogates. */
-export function parseStrict(text) {
-  const reader = new Reader(text);
+/**
+ * Reads JSON text; refuses what JSON.parse lets pass: repeated names, numbers no double holds, lone surrogates.
+ * With `counts`, whole numbers from 0 on are BigInts and other numbers are left as text.
+ */
+export function parseStrict(text, { counts = false } = {}) {
+  const reader = new Reader(text, counts);
   const value = reader.value(0);
   reader.space();
   if (reader.at < text.length) reader.fail("text behind the value");
@@ -17,8 +20,9 @@ export function parseStrict(text) {
 }
 
 class Reader {
-  constructor(text) {
+  constructor(text, counts) {
     this.text = text;
+    this.counts = counts;
     this.at = 0;
   }
 
@@ -109,6 +113,7 @@ class Reader {
     const found = token.exec(this.text);
     if (found === null) this.fail("no value");
     this.at = token.lastIndex;
+    if (this.counts) return /^[0-9]{1,20}$/.test(found[0]) ? BigInt(found[0]) : found[0];
     const value = Number(found[0]);
     if (!Number.isFinite(value)) this.fail("a number beyond the range of doubles");
     const whole = found[1] === undefined && found[2] === undefined;
