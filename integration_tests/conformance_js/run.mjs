@@ -7,11 +7,13 @@ import { dirname, join, resolve as absolute } from "node:path";
 import { fileURLToPath } from "node:url";
 import { bottleneck, fuse, ia3, invertible, lora, sublayer } from "./adapters.mjs";
 import { canonical, digestOf, parseStrict, sha256 } from "./canonical.mjs";
+import { compose } from "./composition.mjs";
 import { Configs } from "./configs.mjs";
 import { hash, lookups, readLine } from "./indexfiles.mjs";
 import { fold, formatReference, parseReference } from "./references.mjs";
 import { resolve, ResolutionError } from "./resolution.mjs";
 import { readHeader, readSafetensors } from "./safetensors.mjs";
+import { prompt, reft } from "./states.mjs";
 import { excess, layerNorm } from "./tensors.mjs";
 
 const flags = process.argv.slice(2);
@@ -199,11 +201,11 @@ for (const { id, why, base64 } of headers.invalid) {
 // --- numerics -------------------------------------------------------------------------------------------------------------
 
 /** Each case of a numerics file with its tensors: f(case, weights, inputs) → tensors by output name. */
-function numerics(name, f) {
+function numerics(name, f, chosen = () => true) {
   const document = json(`conformance/numerics/${name}.json`);
   const tensors = readSafetensors(join(spec, "conformance/numerics", document.tensors));
   const fetch = (names) => Object.fromEntries(Object.entries(names).map(([key, place]) => [key, tensors.get(place)]));
-  for (const one of document.cases) {
+  for (const one of document.cases.filter(chosen)) {
     const { value, error } = attempt(() => f(one, fetch(one.weights), fetch(one.inputs)));
     const wrong = error
       ? error.stack
@@ -216,6 +218,10 @@ function numerics(name, f) {
   }
 }
 
+const under = (prefix, weights) =>
+  Object.fromEntries(
+    Object.entries(weights).filter(([key]) => key.startsWith(prefix)).map(([key, value]) => [key.slice(prefix.length), value]),
+  );
 const normOf = (norm, inputs) =>
   norm === null ? (x) => x : (x) => layerNorm(x, inputs["norm.weight"], inputs["norm.bias"], norm.epsilon);
 
@@ -233,15 +239,26 @@ numerics("linear", ({ config, side }, weights, { x, weight, bias }) => {
 numerics("fusion", ({ adapter, config, norm }, weights, inputs) => {
   const defaults = json("schemas/fusion-config.schema.json").properties;
   const fusion = { ...Object.fromEntries(Object.entries(defaults).map(([key, one]) => [key, one.default])), ...config };
-  const own = (prefix) =>
-    Object.fromEntries(
-      Object.entries(weights).filter(([key]) => key.startsWith(prefix)).map(([key, value]) => [key.slice(prefix.length), value]),
-    );
   const full = configs.expand(adapter);
   const count = new Set(Object.keys(weights).map((key) => key.split(".")[0]).filter((part) => /^\d+$/.test(part))).size;
-  const members = Array.from({ length: count }, (_, number) => ({ weights: own(`${number}.`), config: full }));
-  return fuse(inputs.h, inputs.r, normOf(norm, inputs), members, own("fusion."), fusion);
+  const members = Array.from({ length: count }, (_, number) => ({ weights: under(`${number}.`, weights), config: full }));
+  return fuse(inputs.h, inputs.r, normOf(norm, inputs), members, under("fusion.", weights), fusion);
 });
+
+numerics("composition", ({ composition, config, norm }, weights, inputs) => {
+  const adapter = (name) => ({ weights: under(`${name}.`, weights), config: configs.expand(config[name]) });
+  return { adapted: compose(composition, inputs.h, inputs.r, normOf(norm, inputs), adapter) };
+});
+numerics(
+  "states",
+  ({ config }, weights, inputs) => {
+    const full = configs.expand(config);
+    return full.method === "reft"
+      ? { h: reft(inputs.h, inputs.mask, weights, full) }
+      : { y: prompt(inputs.x, weights, full) };
+  },
+  ({ config }) => config.method !== "prefix", // attention is left to runtimes
+);
 
 // --- report ---------------------------------------------------------------------------------------------------------------
 
