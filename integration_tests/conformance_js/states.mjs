@@ -7,8 +7,8 @@ import { tensor } from "./tensors.mjs";
 /** [B, T, d] → [B, P + T, d]. */
 export function prompt(x, w, config) {
   const [rows, tokens, size] = x.shape;
-  const length = w.prompt.shape[0];
-  const repeated = tensor([rows, length, size], Float64Array.from({ length: rows * length * size }, (_, i) => w.prompt.data[i % (length * size)]));
+  const length = w.tokens.shape[0];
+  const repeated = joined(Array.from({ length: rows }, () => tensor([1, length, size], w.tokens.data)), 0);
   if (config.combine === "prefix") return joined([repeated, x], 1);
   return joined([slice(x, 1, 0, 1), repeated, slice(x, 1, 1, tokens)], 1);
 }
