@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from adapterhub.client.lockfile import Lockfile
     from adapterhub.client.publishing import PublishResult
     from adapterhub.client.sources import Source
+    from adapterhub.client.sources.huggingface import HuggingFaceSource
     from adapterhub.client.transport import Limits, Transport
 
 __all__ = [
@@ -136,6 +137,8 @@ class HubClient:
             OfflineError: offline, and not resolved before.
             HubConnectionError: the hub does not answer, and there is no earlier copy of its index.
         """
+        if source == HUGGING_FACE:
+            return self._hugging_face().resolve(reference, revision=version)
         return self._resolve(reference, model_name, config, version, type, source, aliases)[0]
 
     def _resolve(
@@ -429,8 +432,13 @@ class HubClient:
         Raises:
             As `resolve`, and IntegrityError: what arrived is not what was published; StorageError: the disk is full.
         """
-        if source == HUGGING_FACE and isinstance(reference, str):
-            folder = self._hugging_face().download(reference, revision=version)
+        if source == HUGGING_FACE or (isinstance(reference, Resolution) and reference.hub == HUGGING_FACE):
+            repository, revision = (
+                (reference.adapter[1:], reference.version)
+                if isinstance(reference, Resolution)
+                else (reference, version)
+            )
+            folder = self._hugging_face().download(repository, revision=revision)
         else:
             if isinstance(reference, Resolution):
                 found, hub = reference, self.settings.hub_for(source or reference.hub, reference.namespace)
@@ -713,7 +721,7 @@ class HubClient:
             self._indexes[hub.url] = found
         return found
 
-    def _hugging_face(self) -> Any:
+    def _hugging_face(self) -> HuggingFaceSource:
         from adapterhub.client.sources.huggingface import HuggingFaceSource
 
         return HuggingFaceSource(self.settings)

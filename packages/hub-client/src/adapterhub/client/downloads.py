@@ -202,17 +202,17 @@ def _download(file: FileOf, source: Source, cache: Cache, advance: Callable[[int
             advance(file.size)
             return False
         with cache.partial(file.digest, file.size) as partial:
-            resumed = partial.offset
-            advance(resumed)
-            source.blob(file.digest, file.size, partial, advance)
-            try:
-                partial.commit()
-            except IntegrityError:
-                if not resumed:
-                    raise
-                advance(-file.size)  # the kept prefix may have been the broken part: once more from the start
+            advance(partial.offset)
+            for attempt in range(2):
                 source.blob(file.digest, file.size, partial, advance)
-                partial.commit()
+                try:
+                    partial.commit()
+                    break
+                except IntegrityError:
+                    # a kept prefix may have been broken, or a bit fell over on the way: once more from the start
+                    if attempt:
+                        raise
+                    advance(-file.size)
     return True
 
 

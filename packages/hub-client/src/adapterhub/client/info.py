@@ -117,8 +117,8 @@ class AdapterInfo:
         languages = item.get("languages")
         if "language" not in values and isinstance(languages, (list, tuple)) and languages:
             values["language"] = str(languages[0])
-        namespace, name = values.get("namespace"), values.get("name")
-        values.setdefault("adapter_id", f"@{namespace}/{name}")
+        namespace = values.get("namespace")
+        values.setdefault("adapter_id", f"@{namespace}/{values.get('name')}")
         if namespace is not None:
             values.setdefault("username", namespace)
         return cls(**values)
