@@ -24,7 +24,11 @@ def safetensors(tensors: dict[str, tuple[int, ...]], seed: int = 0) -> bytes:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     values = random.Random(seed)
-    return struct.pack("<Q", len(text)) + text + struct.pack(f"<{at // 4}f", *(values.gauss(0, 0.02) for _ in range(at // 4)))
+    return (
+        struct.pack("<Q", len(text))
+        + text
+        + struct.pack(f"<{at // 4}f", *(values.gauss(0, 0.02) for _ in range(at // 4)))
+    )
 
 
 def write_folder(

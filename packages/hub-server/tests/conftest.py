@@ -76,7 +76,9 @@ def s3() -> Iterator[Callable[[], dict[str, str]]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = make_server("127.0.0.1", port, moto_server.DomainDispatcherApplication(moto_server.create_backend_app), threaded=True)
+    server = make_server(
+        "127.0.0.1", port, moto_server.DomainDispatcherApplication(moto_server.create_backend_app), threaded=True
+    )
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
 

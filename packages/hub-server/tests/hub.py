@@ -51,7 +51,9 @@ class Hub:
         """A client that sends the token."""
         return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
 
-    def member(self, name: str = "demo", *, scopes: tuple[str, ...] = ("read", "publish", "yank"), **options: Any) -> httpx.Client:
+    def member(
+        self, name: str = "demo", *, scopes: tuple[str, ...] = ("read", "publish", "yank"), **options: Any
+    ) -> httpx.Client:
         """Make an organisation with one token; returns a client that sends it."""
         return self.client(self.token(self.organisation(name, **options), scopes=scopes))
 
@@ -108,7 +110,9 @@ def manifest_of(folder: Path, reference: str = "sentiment/sst-2@demo", version: 
     return build_manifest(folder, reference=reference, version=version, **more)
 
 
-def publish(client: httpx.Client, folder: Path, reference: str = "sentiment/sst-2@demo", version: str = "1", **more: Any) -> httpx.Response:
+def publish(
+    client: httpx.Client, folder: Path, reference: str = "sentiment/sst-2@demo", version: str = "1", **more: Any
+) -> httpx.Response:
     """Upload and publish a folder; returns the answer, whatever it is."""
     manifest = manifest_of(folder, reference, version, **more)
     upload_folder(client, folder)

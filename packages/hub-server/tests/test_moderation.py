@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -160,7 +161,7 @@ def test_the_audit_log_tells_what_happened_and_notices_every_change(hub: Hub, tm
     client.post(f"{NAME}/versions/2/yank", json={"reason": "r"}).raise_for_status()
     items = hub.http.get("/v1/audit").json()["items"]
     assert [item["action"] for item in items] == ["version.publish", "version.publish", "version.yank"]
-    assert all(after["previous"] == before["hash"] for before, after in zip(items, items[1:], strict=False))
+    assert all(after["previous"] == before["hash"] for before, after in itertools.pairwise(items))
     assert hub.http.get("/v1/audit", params={"since": items[1]["serial"]}).json()["items"] == items[2:]
     with hub.storage.database.read() as connection:
         assert check_chain(connection) == []

@@ -10,21 +10,44 @@ from typing import Annotated, Any
 import typer
 
 from adapterhub.server.__about__ import __version__
+from adapterhub.server.catalogue.commands import add_commands
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage import Storage, open_storage
 from adapterhub.spec.errors import AdapterHubError, InvalidConfigError, exit_code
 
 __all__ = ["main"]
 
-app = typer.Typer(name="adapterhub-server", help="Run a hub for adapters.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    name="adapterhub-server",
+    help="Run a hub for adapters.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 org = typer.Typer(help="Organisations: the namespaces adapters are published in.", no_args_is_help=True)
 token = typer.Typer(help="Access tokens.", no_args_is_help=True)
 app.add_typer(org, name="org")
 app.add_typer(token, name="token")
 
-Data = Annotated[Path | None, typer.Option(help="The hub's folder.", envvar="ADAPTERHUB_SERVER_DATA", show_default="./hub-data")]
-DatabaseUrl = Annotated[str | None, typer.Option(help="sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME.", envvar="ADAPTERHUB_SERVER_DATABASE_URL", show_default="hub.sqlite in the folder")]
-BlobStore = Annotated[str | None, typer.Option(help="A folder or s3://BUCKET/PREFIX.", envvar="ADAPTERHUB_SERVER_BLOB_STORE", show_default="blobs in the folder")]
+Data = Annotated[
+    Path | None, typer.Option(help="The hub's folder.", envvar="ADAPTERHUB_SERVER_DATA", show_default="./hub-data")
+]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME.",
+        envvar="ADAPTERHUB_SERVER_DATABASE_URL",
+        show_default="hub.sqlite in the folder",
+    ),
+]
+BlobStore = Annotated[
+    str | None,
+    typer.Option(
+        help="A folder or s3://BUCKET/PREFIX.",
+        envvar="ADAPTERHUB_SERVER_BLOB_STORE",
+        show_default="blobs in the folder",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
@@ -79,6 +102,74 @@ def migrate(data: Data = None, database_url: DatabaseUrl = None, blob_store: Blo
     _say(f"The schema is {HEAD}" + ("." if before == HEAD else f" (was {before or 'empty'})."))
 
 
+@app.command()
+def backup(folder: Path, data: Data = None, database_url: DatabaseUrl = None, blob_store: BlobStore = None) -> None:
+    """Write everything into a folder while the hub runs. The next backup there copies only new blobs."""
+    from adapterhub.server.operations.backup import backup as write
+
+    done = write(_open(data, database_url, blob_store), folder, _say)
+    _say(f"Backup of serial {done['serial']} is in {folder}.")
+
+
+@app.command()
+def restore(folder: Path, data: Data = None, database_url: DatabaseUrl = None, blob_store: BlobStore = None) -> None:
+    """Fill an empty hub from a backup. The stores may be of another kind than those the backup was taken from."""
+    from adapterhub.server.operations.backup import restore as read
+
+    done = read(_open(data, database_url, blob_store), folder, _say)
+    _say(f"Restored serial {done['serial']}.")
+
+
+@app.command()
+def verify(
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+    blob_store: BlobStore = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Compare sizes instead of hashing every blob.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Compute search and counters anew.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete blobs no version uses, older than two days.")] = False,
+    drop_corrupt: Annotated[
+        bool, typer.Option("--drop-corrupt", help="Delete broken bytes, so that they can be uploaded again.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hash every blob, follow every reference, check the audit log. Exit code 6 if anything is wrong."""
+    from adapterhub.server.operations import verification
+
+    storage = _open(data, database_url, blob_store)
+    report = verification.verify(storage, hash_blobs=not fast, rebuild=rebuild, drop_corrupt=drop_corrupt, tell=_say)
+    if prune:
+        report.removed += verification.prune(storage)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+    else:
+        for problem in report.problems:
+            typer.echo(problem)
+        _say(
+            f"{report.versions} versions, {report.blobs} blobs: {len(report.problems) or 'no'} problems; "
+            f"{len(report.unused)} blobs unused, {report.removed} removed."
+        )
+    if report.problems:
+        raise typer.Exit(6)
+
+
+@app.command("export-static")
+def export_static(
+    folder: Path,
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+    blob_store: BlobStore = None,
+    url: Annotated[str | None, typer.Option(help="Where the folder will be served, for links and sample code.")] = None,
+    pages: Annotated[bool, typer.Option(help="Write the pages as well.")] = True,
+) -> None:
+    """Write a folder any web server can serve and every client can read. Run it again to bring it up to date."""
+    from adapterhub.server.operations.export import export_static as write
+
+    settings = _settings(data=data, database_url=database_url, blob_store=blob_store, public_url=url)
+    done = write(open_storage(settings), settings, folder, pages=pages, tell=_say)
+    _say(f"{done.written} files written, {done.removed} removed, {done.unchanged} unchanged in {folder}.")
+
+
 @org.command("create")
 def org_create(
     name: str,
@@ -97,13 +188,20 @@ def org_create(
             connection, name, display_name=display_name, private=private, allow_reserved=True
         )
         record(
-            connection, "command line", "organisation.create", f"@{name}", organisation_id=organisation_id, private=private
+            connection,
+            "command line",
+            "organisation.create",
+            f"@{name}",
+            organisation_id=organisation_id,
+            private=private,
         )
     _say(f"Made the organisation {name}. Next: adapterhub-server token create --org {name}")
 
 
 @org.command("list")
-def org_list(data: Data = None, database_url: DatabaseUrl = None, blob_store: BlobStore = None, as_json: AsJson = False) -> None:
+def org_list(
+    data: Data = None, database_url: DatabaseUrl = None, blob_store: BlobStore = None, as_json: AsJson = False
+) -> None:
     """List the organisations."""
     from adapterhub.server.accounts.organisations import list_organisations
 
@@ -122,11 +220,16 @@ def token_create(
     data: Data = None,
     database_url: DatabaseUrl = None,
     blob_store: BlobStore = None,
-    scope: Annotated[list[str] | None, typer.Option(help="read, publish, yank, review, admin; may be repeated.", show_default="read publish yank")] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="read, publish, yank, review, admin; may be repeated.", show_default="read publish yank"),
+    ] = None,
     expires: Annotated[str | None, typer.Option(help="Such as 90d, 12h, 15m.", show_default="never")] = None,
     name: Annotated[str, typer.Option(help="What it is for.")] = "",
     adapters: Annotated[str, typer.Option(help="Limit it to adapters of this name; * stands for anything.")] = "",
-    hub: Annotated[bool, typer.Option("--hub", help="For the whole hub instead of an organisation (operators).")] = False,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="For the whole hub instead of an organisation (operators).")
+    ] = False,
 ) -> None:
     """Make a token and print it, alone, on stdout. It is shown this once."""
     from adapterhub.server.accounts.organisations import find_organisation
@@ -135,7 +238,9 @@ def token_create(
     from adapterhub.spec.reference import fold
 
     if hub == (org is not None):
-        raise InvalidConfigError("It is not clear whose token this is.", hint="Give --org NAME, or --hub for operators.")
+        raise InvalidConfigError(
+            "It is not clear whose token this is.", hint="Give --org NAME, or --hub for operators."
+        )
     lifetime = parse_duration(expires) if expires else None
     scopes = scope or (["admin"] if hub else ["read", "publish", "yank"])
     with _open(data, database_url, blob_store).database.write() as connection:
@@ -180,7 +285,9 @@ def token_list(
     for row in rows:
         state = "active" if row["active"] else "revoked" if row["revoked_at"] else "expired"
         until = f" until {row['expires_at'][:10]}" if row["expires_at"] else ""
-        typer.echo(f"{row['id']}\t{row['start']}…\t{row['organisation'] or 'hub'}\t{' '.join(row['scopes'])}\t{state}{until}\t{row['name']}")
+        typer.echo(
+            f"{row['id']}\t{row['start']}…\t{row['organisation'] or 'hub'}\t{' '.join(row['scopes'])}\t{state}{until}\t{row['name']}"
+        )
 
 
 @token.command("revoke")
@@ -213,6 +320,9 @@ def _open(data: Path | None, database_url: str | None, blob_store: str | None) -
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
+
+
+add_commands(app, _open)
 
 
 def main() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -44,6 +46,7 @@ def bind(host: str, port: int) -> socket.socket:
 def run(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
     """Serve until a signal comes; then finish what is under way, for at most a minute."""
     configure_logging(settings)
+    signal.signal(signal.SIGTERM, _stop)
     storage = open_storage(settings)  # before the port: what cannot work says so at once
     storage.blobs.check()
     storage.close()
@@ -77,3 +80,20 @@ def run(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
         )
     finally:
         shutil.rmtree(counters, ignore_errors=True)
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    """uvicorn hands the signal on when it has finished everything: that is a success."""
+    sys.exit(0)
+
+
+class _Announcing(uvicorn.Server):
+    """Says where it is once it answers."""
+
+    def __init__(self, config: uvicorn.Config, line: str) -> None:
+        super().__init__(config)
+        self._line = line
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        print(self._line, file=sys.stderr, flush=True)

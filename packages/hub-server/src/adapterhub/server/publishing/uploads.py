@@ -286,6 +286,8 @@ def _keep(storage: Storage, digest: str, size: int, organisation_id: int | None)
             insert_missing(
                 connection, blob_owners, {"digest": digest, "organisation_id": organisation_id, "created_at": now()}
             )
+    if storage.blobs.size(digest) is None:  # a prune was faster: it removes row and bytes together
+        raise IntegrityError(f"The bytes of {digest} were removed meanwhile.", hint="Send the file again.")
 
 
 def insert_missing(connection: Connection, table: Any, values: dict[str, Any]) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.resources
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -18,7 +16,7 @@ from adapterhub.server.storage.tables import adapters, organisations, pair_defau
 from adapterhub.spec.errors import AdapterNotFoundError
 from adapterhub.spec.index import Defaults, IndexEntry
 from adapterhub.spec.reference import AdapterReference, fold, parse_reference
-from adapterhub.spec.resolution import EntryIndex, Resolution, alias_targets, match_pairs, resolve
+from adapterhub.spec.resolution import EntryIndex, Resolution, alias_targets, load_aliases, match_pairs, resolve
 
 __all__ = ["alias_table", "default_pointers", "entries_of_adapter", "entries_of_pairs", "resolve_reference"]
 
@@ -30,10 +28,7 @@ _CACHED_PAIRS = 512
 @functools.cache
 def alias_table() -> dict[str, str]:
     """The alias table of the spec."""
-    text = importlib.resources.files("adapterhub.spec").joinpath("data/aliases.json").read_text("utf-8")
-    loaded: dict[str, Any] = json.loads(text)
-    table = loaded.get("aliases", loaded)
-    return {str(key): str(target) for key, target in table.items() if isinstance(target, str)}
+    return load_aliases()
 
 
 def resolve_reference(

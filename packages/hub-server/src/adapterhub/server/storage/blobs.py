@@ -20,7 +20,7 @@ import obstore
 from obstore.store import LocalStore, S3Store
 
 from adapterhub.server.settings import Settings
-from adapterhub.spec.errors import StorageError
+from adapterhub.spec.errors import IntegrityError, StorageError
 
 __all__ = ["CHUNK", "DIGEST", "BlobStore", "Part", "open_blob_store"]
 
@@ -95,8 +95,8 @@ class BlobStore:
             self._settle(self.path_of(digest))
         return digest
 
-    def put_pieces(self, pieces: Iterable[bytes]) -> tuple[str, int]:
-        """Store what `pieces` give; returns digest and size."""
+    def put_pieces(self, pieces: Iterable[bytes], *, expected: str | None = None) -> tuple[str, int]:
+        """Store what `pieces` give; returns digest and size. Raises IntegrityError if that is not `expected`."""
         path = f"uploads/direct/{secrets.token_hex(16)}"
         hashed, size = hashlib.sha256(), 0
         with obstore.open_writer(self.store, path, buffer_size=_WRITE_BUFFER) as writer:
@@ -105,6 +105,9 @@ class BlobStore:
                 size += len(piece)
                 writer.write(piece)
         digest = f"sha256:{hashed.hexdigest()}"
+        if expected not in (None, digest):
+            obstore.delete(self.store, path)
+            raise IntegrityError(f"The bytes have the digest {digest}, not {expected}.")
         self.adopt(path, digest)
         return digest, size
 

@@ -1,0 +1,254 @@
+"""The static twin: a folder any web server can hand out, with everything a client needs for reading, and the pages.
+
+Files have the names of the URLs (`/index/…`, `/v1/manifests/sha256:…`, `/v1/blobs/sha256:…`; a page `/x` is
+`x/index.html`). Only what everybody may see is exported. `export.json` remembers the serial, so that the next export
+writes what changed since and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from sqlalchemy import Connection, false, select
+
+from adapterhub.server.accounts.viewer import ANONYMOUS
+from adapterhub.server.resolving.files import index_file
+from adapterhub.server.settings import Settings
+from adapterhub.server.storage import Storage
+from adapterhub.server.storage.database import hub_text
+from adapterhub.server.storage.tables import adapters, hub, manifests, organisations, version_files, versions
+from adapterhub.spec.errors import IntegrityError, PolicyError, StorageError
+from adapterhub.spec.index import bucket_path, model_path, namespace_path, segment_prefixes, word_path
+
+__all__ = ["Export", "export_static"]
+
+
+@dataclasses.dataclass(slots=True)
+class Export:
+    """What an export did."""
+
+    serial: int
+    written: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    blobs: int = 0
+    pages: int = 0
+
+
+def export_static(
+    storage: Storage,
+    settings: Settings,
+    folder: Path,
+    *,
+    pages: bool = True,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Export:
+    """Write the public part of the hub into `folder`, or bring an earlier export up to date.
+
+    Raises:
+        PolicyError: the folder holds something else, or the export of another hub.
+        StorageError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with storage.database.read() as connection:
+            before = _previous(folder, hub_text(connection, "id"))
+            serial = int(connection.execute(select(hub.c.number).where(hub.c.key == "serial")).scalar_one())
+            done = Export(serial)
+            changed = _changed(connection, before)
+            paths = {path for row in changed for path in _index_paths(row)}
+            for path in sorted({"/index/config.json", "/index/aliases.json", *paths}):
+                body = index_file(connection, settings, path.removeprefix("/index/"), ANONYMOUS)
+                _put(folder, path, body, done)
+            tell(f"{len(paths)} index files looked at")
+            wanted = _content(connection, storage, folder, done)
+            tell(f"{done.blobs} new manifests and blobs")
+            addresses = _page_addresses(connection) if pages else []
+        _drop_unwanted(folder, wanted, done)
+        if pages:
+            asyncio.run(_write_pages(settings, folder, addresses, done))
+            tell(f"{done.pages} pages looked at")
+        with storage.database.read() as connection:
+            _put(
+                folder,
+                "/export.json",
+                json.dumps({"hub_id": hub_text(connection, "id"), "serial": serial}).encode(),
+                done,
+            )
+    except OSError as error:
+        if isinstance(error, (StorageError, IntegrityError, PolicyError)):
+            raise
+        raise StorageError(f"The export in {folder} cannot be written: {error.strerror or error}.") from error
+    return done
+
+
+def _previous(folder: Path, hub_id: str) -> int:
+    try:
+        known = json.loads((folder / "export.json").read_text("utf-8"))
+    except FileNotFoundError:
+        if any(folder.iterdir()):
+            raise PolicyError(f"{folder} is not empty and holds no export.", hint="Choose an empty folder.") from None
+        return -1
+    except ValueError as error:
+        raise PolicyError(f"{folder}/export.json cannot be read: {error}.") from None
+    if known.get("hub_id") != hub_id:
+        raise PolicyError(f"{folder} holds the export of another hub.", hint="Choose an empty folder.")
+    return int(known.get("serial", -1))
+
+
+def _changed(connection: Connection, since: int) -> list[Any]:
+    """Adapters that changed after `since`, the now private ones too: their files have to go."""
+    return list(
+        connection.execute(
+            select(adapters, organisations.c.name.label("ns"))
+            .join(organisations, organisations.c.id == adapters.c.organisation_id)
+            .where(adapters.c.serial > since)
+        )
+    )
+
+
+def _index_paths(row: Any) -> Iterator[str]:
+    yield namespace_path(row.ns, row.name)
+    yield bucket_path(row.model_name, row.task, row.subtask)
+    yield model_path(row.model_name)
+    for word in {*segment_prefixes(row.task), *segment_prefixes(row.subtask)}:
+        yield word_path(row.model_name, word)
+
+
+def _content(connection: Connection, storage: Storage, folder: Path, done: Export) -> set[str]:
+    """Manifests and blobs; returns the paths that belong into the export."""
+    wanted: set[str] = set()
+    public = (versions.c.state == "published") & (adapters.c.private == false())
+    query = select(versions.c.digest).join(adapters, adapters.c.id == versions.c.adapter_id).where(public)
+    for digest in connection.execute(query.where(versions.c.digest.is_not(None)).distinct()).scalars().all():
+        path = f"/v1/manifests/{digest}"
+        wanted.add(path)
+        if not (folder / path[1:]).exists():
+            body = connection.execute(select(manifests.c.body).where(manifests.c.digest == digest)).scalar_one()
+            _put(folder, path, bytes(body), done)
+            done.blobs += 1
+    files = (
+        select(version_files.c.digest)
+        .join(versions, versions.c.id == version_files.c.version_id)
+        .join(adapters, adapters.c.id == versions.c.adapter_id)
+        .where(public)
+        .distinct()
+    )
+    for digest in connection.execute(files).scalars().all():
+        path = f"/v1/blobs/{digest}"
+        wanted.add(path)
+        if not (folder / path[1:]).exists():
+            _put_blob(storage, folder / path[1:], digest)
+            done.written += 1
+            done.blobs += 1
+    return wanted
+
+
+def _put_blob(storage: Storage, target: Path, digest: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.part")
+    hashed = hashlib.sha256()
+    with partial.open("wb") as file:
+        for piece in storage.blobs.pieces(digest):
+            hashed.update(piece)
+            file.write(piece)
+    if f"sha256:{hashed.hexdigest()}" != digest:
+        partial.unlink()
+        raise IntegrityError(f"The blob {digest} of the hub is broken.", hint="Run `adapterhub-server verify`.")
+    partial.replace(target)
+
+
+def _drop_unwanted(folder: Path, wanted: set[str], done: Export) -> None:
+    """What was deleted, quarantined or made private leaves the export."""
+    for kind in ("manifests", "blobs"):
+        place = folder / "v1" / kind
+        for path in place.iterdir() if place.is_dir() else ():
+            if f"/v1/{kind}/{path.name}" not in wanted:
+                path.unlink()
+                done.removed += 1
+
+
+def _page_addresses(connection: Connection) -> list[str]:
+    from adapterhub.server.catalogue.tables import explore_pairs
+
+    found = ["/", "/docs", "/search", "/feed.atom", "/explore/task", "/explore/language"]
+    for row in connection.execute(select(explore_pairs.c.kind, explore_pairs.c.task, explore_pairs.c.subtask)):
+        found += [
+            f"/explore/{row.kind}/{quote(row.task)}",
+            f"/explore/{row.kind}/{quote(row.task)}/{quote(row.subtask)}",
+        ]
+    rows = connection.execute(
+        select(organisations.c.name.label("ns"), adapters.c.name, adapters.c.id)
+        .join(organisations, organisations.c.id == adapters.c.organisation_id)
+        .where(adapters.c.listed, adapters.c.private == false())
+    ).all()
+    for row in rows:
+        found += [f"/@{row.ns}", f"/@{row.ns}/{quote(row.name)}"]
+    return list(dict.fromkeys(found))
+
+
+async def _write_pages(settings: Settings, folder: Path, addresses: Iterable[str], done: Export) -> None:
+    from adapterhub.server.app import create_app
+    from adapterhub.server.web.templating import STATIC_FOLDER
+
+    app = create_app(settings)
+    kept: set[Path] = set()
+    try:
+        base = settings.public_url or "http://localhost"
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(
+            transport=transport, base_url=base, headers={"Accept-Encoding": "identity"}
+        ) as client:
+            for address in addresses:
+                answer = await client.get(address)
+                if answer.status_code != 200:
+                    continue
+                name = address if address.endswith(".atom") else f"{address.rstrip('/')}/index.html"
+                kept.add(_file(folder, name))
+                _put(folder, name, answer.content, done)
+                done.pages += 1
+    finally:
+        app.state.storage.close()
+    for path in sorted(STATIC_FOLDER.iterdir()):
+        if path.is_file():
+            _put(folder, f"/static/{path.name}", path.read_bytes(), done)
+    for path in folder.rglob("index.html"):
+        if path not in kept:
+            path.unlink()
+            done.removed += 1
+
+
+def _file(folder: Path, path: str) -> Path:
+    from urllib.parse import unquote
+
+    return folder / unquote(path).lstrip("/")
+
+
+def _put(folder: Path, path: str, body: bytes | None, done: Export) -> None:
+    """Write a file if its content changed, in one step; None removes it."""
+    target = _file(folder, path)
+    if body is None:
+        if target.exists():
+            target.unlink()
+            done.removed += 1
+        return
+    try:
+        if target.read_bytes() == body:
+            done.unchanged += 1
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.part")
+    partial.write_bytes(body)
+    os.replace(partial, target)
+    done.written += 1

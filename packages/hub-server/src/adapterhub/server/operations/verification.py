@@ -1,0 +1,245 @@
+"""Is everything as it was promised: every blob hashed again, every reference followed, every index line computed anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, exists, func, literal, select
+
+from adapterhub.server.moderation.audit import check_chain
+from adapterhub.server.publishing.service import entry_for
+from adapterhub.server.storage import Storage
+from adapterhub.server.storage.changes import rebuild_all
+from adapterhub.server.storage.records import entry_of
+from adapterhub.server.storage.tables import (
+    adapters,
+    blob_owners,
+    blobs,
+    manifests,
+    now,
+    organisations,
+    version_files,
+    versions,
+)
+from adapterhub.spec.errors import AdapterHubError
+from adapterhub.spec.index import bucket_of, model_bucket_of
+from adapterhub.spec.manifest import Manifest
+from adapterhub.spec.reference import fold
+
+__all__ = ["Report", "prune", "verify"]
+
+_PRUNE_HOURS = 48
+
+
+@dataclasses.dataclass(slots=True)
+class Report:
+    """What was looked at and what was found.
+
+    Attributes:
+        problems: one sentence each; empty when all is well.
+        unused: stored blobs that no version uses.
+        rebuilt: what was computed anew.
+    """
+
+    blobs: int = 0
+    bytes: int = 0
+    versions: int = 0
+    problems: list[str] = dataclasses.field(default_factory=list)
+    unused: list[str] = dataclasses.field(default_factory=list)
+    removed: int = 0
+    rebuilt: list[str] = dataclasses.field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON."""
+        return dataclasses.asdict(self)
+
+
+def verify(
+    storage: Storage,
+    *,
+    hash_blobs: bool = True,
+    rebuild: bool = False,
+    drop_corrupt: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """Check records and bytes against one another.
+
+    Args:
+        hash_blobs: read and hash every blob; without it only sizes are compared.
+        rebuild: compute search, counters and word lists anew from the records.
+        drop_corrupt: delete bytes that do not hash to their digest, so that they can be uploaded again.
+    """
+    report = Report()
+    _check_blobs(storage, report, hash_blobs=hash_blobs, drop_corrupt=drop_corrupt)
+    tell(f"{report.blobs} blobs looked at, {report.bytes} bytes")
+    with storage.database.read() as connection:
+        _check_versions(connection, report)
+        _check_organisations(connection, report)
+        report.problems += check_chain(connection)
+    tell(f"{report.versions} versions looked at")
+    if rebuild:
+        with storage.database.write() as connection:
+            report.rebuilt = rebuild_all(connection)
+        tell(f"computed anew: {', '.join(report.rebuilt)}")
+    return report
+
+
+def prune(storage: Storage, *, hours: float = _PRUNE_HOURS) -> int:
+    """Delete blobs that no version uses and that were uploaded more than `hours` ago; returns how many.
+
+    Row and bytes go in one transaction; an upload of the same bytes that comes in between notices and asks for them again.
+    """
+    removed = 0
+    with storage.database.read() as connection:
+        candidates = list(
+            connection.execute(
+                select(blobs.c.digest).where(_unused(), blobs.c.created_at < now(hours=-hours))
+            ).scalars()
+        )
+    for digest in candidates:
+        with storage.database.write() as connection:
+            gone = connection.execute(delete(blob_owners).where(blob_owners.c.digest == digest, _unused_digest(digest)))
+            gone = connection.execute(delete(blobs).where(blobs.c.digest == digest, _unused()))
+            if gone.rowcount:
+                storage.blobs.delete(digest)
+                removed += 1
+    return removed
+
+
+def _unused() -> Any:
+    return ~exists(select(literal(1)).where(version_files.c.digest == blobs.c.digest))
+
+
+def _unused_digest(digest: str) -> Any:
+    return ~exists(select(literal(1)).where(version_files.c.digest == digest))
+
+
+def _check_blobs(storage: Storage, report: Report, *, hash_blobs: bool, drop_corrupt: bool) -> None:
+    with storage.database.read() as connection:
+        known = {row.digest: int(row.size) for row in connection.execute(select(blobs.c.digest, blobs.c.size))}
+        report.unused = list(connection.execute(select(blobs.c.digest).where(_unused())).scalars())
+    stored = dict(storage.blobs.digests())
+    for digest, size in known.items():
+        report.blobs += 1
+        report.bytes += size
+        if digest not in stored:
+            report.problems.append(f"blob {digest}: its bytes are missing")
+            continue
+        wrong = ""
+        if stored[digest] != size:
+            wrong = f"has {stored[digest]} bytes, not {size}"
+        elif hash_blobs:
+            hashed = hashlib.sha256()
+            for piece in storage.blobs.pieces(digest):
+                hashed.update(piece)
+            found = f"sha256:{hashed.hexdigest()}"
+            wrong = "" if found == digest else f"hashes to {found}"
+        if wrong:
+            report.problems.append(f"blob {digest}: {wrong}")
+            if drop_corrupt:
+                storage.blobs.delete(digest)
+                report.removed += 1
+    report.unused += [digest for digest in stored if digest not in known]
+
+
+def _check_versions(connection: Connection, report: Report) -> None:
+    query = (
+        select(
+            versions,
+            adapters.c.name,
+            adapters.c.key,
+            adapters.c.task,
+            adapters.c.subtask,
+            adapters.c.default_version,
+            organisations.c.name.label("ns"),
+        )
+        .join(adapters, adapters.c.id == versions.c.adapter_id)
+        .join(organisations, organisations.c.id == adapters.c.organisation_id)
+        .order_by(versions.c.id)
+    )
+    last, rows = 0, True
+    while rows:
+        batch = connection.execute(query.where(versions.c.id > last).limit(500)).all()
+        rows = bool(batch)
+        for row in batch:
+            last = row.id
+            report.versions += 1
+            name = f"@{row.ns}/{row.name}:{row.version}"
+            if row.key != fold(row.name):
+                report.problems.append(f"{name}: the name is filed under {row.key!r}")
+            if row.state != "deleted":
+                report.problems += [f"{name}: {problem}" for problem in _version_problems(connection, row)]
+
+
+def _version_problems(connection: Connection, row: Row[Any]) -> list[str]:
+    try:
+        entry = entry_of(row.line)
+    except (AdapterHubError, ValueError) as error:
+        return [f"its index line cannot be read: {error}"]
+    problems: list[str] = []
+    if (row.bucket, row.model_bucket) != (
+        bucket_of(entry.model_name, entry.task, entry.subtask),
+        model_bucket_of(entry.model_name),
+    ):
+        problems.append("is filed in the wrong bucket")
+    if row.digest is None:
+        return problems  # imported without bytes: the line is all there is
+    body = connection.execute(select(manifests.c.body).where(manifests.c.digest == row.digest)).scalar_one_or_none()
+    if body is None:
+        return [*problems, f"its manifest {row.digest} is missing"]
+    if f"sha256:{hashlib.sha256(bytes(body)).hexdigest()}" != row.digest:
+        return [*problems, f"its manifest does not hash to {row.digest}"]
+    try:
+        manifest = Manifest.from_bytes(bytes(body))
+    except AdapterHubError as error:
+        return [*problems, f"its manifest is refused: {error.message}"]
+    expected = dataclasses.replace(
+        entry_for(manifest, row.digest),
+        namespace=row.ns,
+        name=row.name,
+        task=row.task,
+        subtask=row.subtask,
+        default_version=row.default_version,
+        yanked=row.yanked,
+        yanked_reason=row.yanked_reason or None,
+    )
+    if json.loads(expected.to_json_line()) != json.loads(row.line):
+        problems.append("its index line is not that of its manifest")
+    files = connection.execute(
+        select(version_files.c.path, version_files.c.digest, version_files.c.size).where(
+            version_files.c.version_id == row.id
+        )
+    )
+    listed = {(file.path, file.digest, int(file.size)) for file in files}
+    if listed != {(file.path, file.digest, file.size) for file in manifest.files}:
+        problems.append("its files are not those of its manifest")
+    missing = connection.execute(
+        select(version_files.c.digest)
+        .outerjoin(blobs, blobs.c.digest == version_files.c.digest)
+        .where(version_files.c.version_id == row.id, blobs.c.digest.is_(None))
+    )
+    problems += [f"uses {digest}, of which there is no record" for digest in missing.scalars()]
+    return problems
+
+
+def _check_organisations(connection: Connection, report: Report) -> None:
+    sizes = (
+        select(adapters.c.organisation_id, func.sum(versions.c.size).label("size"))
+        .join(versions, versions.c.adapter_id == adapters.c.id)
+        .where(versions.c.state != "deleted", versions.c.digest.is_not(None))
+        .group_by(adapters.c.organisation_id)
+        .subquery()
+    )
+    for row in connection.execute(
+        select(
+            organisations.c.name, organisations.c.used_bytes, func.coalesce(sizes.c.size, 0).label("size")
+        ).outerjoin(sizes, sizes.c.organisation_id == organisations.c.id)
+    ):
+        if int(row.used_bytes) != int(row.size):
+            report.problems.append(
+                f"organisation {row.name}: {row.used_bytes} bytes are noted, its versions have {row.size}"
+            )

@@ -1,0 +1,181 @@
+"""The sparse index: what the spec's own builder makes of the entries, file by file, and enough for a client to resolve."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from adapter_folder import write_folder
+from hub import Hub, publish
+
+from adapterhub.spec.errors import AmbiguousAdapterError
+from adapterhub.spec.index import IndexEntry, build_index, lookup, namespace_path
+from adapterhub.spec.reference import parse_reference
+from adapterhub.spec.resolution import Resolution, resolve
+
+PUBLISHED = [
+    ("sentiment/sst-2@demo", "one", "1", "bert-base-uncased"),
+    ("sentiment/sst-2@demo", "one", "2", "bert-base-uncased"),
+    ("sentiment/sst-2@demo", "two", "1", "bert-base-uncased"),
+    ("sentiment/IMDB@other", "imdb", "1.0", "bert-base-uncased"),
+    ("nli/multi.nli@other", "nli", "1", "roberta-base"),
+    ("nli/rte@demo", "rte", "1", "roberta-base"),
+]
+
+
+@pytest.fixture
+def filled(hub: Hub, tmp_path: Path) -> Hub:
+    """A hub with some adapters, a yank and two defaults."""
+    clients = {name: hub.member(name) for name in ("demo", "other")}
+    for number, (reference, name, version, model) in enumerate(PUBLISHED):
+        client = clients[reference.partition("@")[2]]
+        folder = write_folder(tmp_path / str(number), seed=number, model=model)
+        publish(client, folder, reference, version, name=name).raise_for_status()
+    clients["demo"].post("/v1/adapters/@demo/one/versions/2/yank", json={"reason": "worse"}).raise_for_status()
+    clients["demo"].post("/v1/adapters/@demo/rte/versions/1/yank").raise_for_status()
+    clients["demo"].put("/v1/adapters/@demo/two/default-for-task").raise_for_status()
+    clients["demo"].post("/v1/adapters/@demo/one/default", json={"version": "1"}).raise_for_status()
+    return hub
+
+
+def entries_of(hub: Hub) -> list[IndexEntry]:
+    names = dict.fromkeys((reference.partition("@")[2], name) for reference, name, _, _ in PUBLISHED)
+    lines = {}
+    for namespace, name in names:
+        for line in hub.http.get(namespace_path(namespace, name)).text.splitlines():
+            entry = IndexEntry.from_json(json.loads(line))
+            lines[namespace, name, entry.version] = entry
+    return [lines[r.partition("@")[2], name, version] for r, name, version, _ in PUBLISHED]
+
+
+def test_every_index_file_is_what_the_spec_builds_from_the_entries(filled: Hub) -> None:
+    entries = entries_of(filled)
+    assert [entry.yanked for entry in entries] == [False, True, False, False, False, True]
+    defaults = {("bert-base-uncased", "sentiment", "sst-2"): "@demo/two"}
+    files = dict(build_index(entries, defaults))
+    assert len(files) > 15
+    for path, body in files.items():
+        if path in ("/index/config.json", "/index/aliases.json"):
+            assert filled.http.get(path).status_code == 200
+        else:
+            assert filled.http.get(path).content == body, path
+
+
+def over_http(hub: Hub, text: str, model: str) -> Resolution:
+    """Resolve with index files alone, as a client does."""
+    asked: list[str] = []
+    steps = lookup(parse_reference(text), model_name=model)
+    try:
+        paths = next(steps)
+        while True:
+            asked += paths
+            answers = {path: hub.http.get(path) for path in paths}
+            paths = steps.send(
+                {path: answer.content if answer.status_code == 200 else None for path, answer in answers.items()}
+            )
+    except StopIteration as done:
+        entries, defaults = done.value
+    assert len(asked) <= 3
+    return resolve(text, entries, model_name=model, defaults=defaults)
+
+
+@pytest.mark.parametrize(
+    "text", ["sentiment/sst-2", "sst", "sst-2@demo", "@demo/one", "@demo/one:2", "imdb", "sentiment/imdb"]
+)
+def test_index_files_and_the_hub_give_the_same_answer(filled: Hub, text: str) -> None:
+    found = over_http(filled, text, "bert-base-uncased")
+    told = filled.http.get("/v1/resolve", params={"ref": text, "model": "bert-base-uncased"}).json()
+    assert json.loads(json.dumps(found.to_json())) == told
+
+
+def test_ambiguity_lists_the_same_candidates_both_ways(filled: Hub) -> None:
+    with pytest.raises(AmbiguousAdapterError) as caught:
+        over_http(filled, "sentiment", "bert-base-uncased")
+    told = filled.http.get("/v1/resolve", params={"ref": "sentiment", "model": "bert-base-uncased"})
+    assert told.status_code == 409
+    assert told.json()["candidates"] == caught.value.candidates
+    assert len(caught.value.candidates) == 3
+
+
+def test_a_file_that_did_not_change_is_not_sent_again(filled: Hub) -> None:
+    first = filled.http.get("/index/ns/de/demo/one.jsonl")
+    again = filled.http.get("/index/ns/de/demo/one.jsonl", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    filled.operator().post("/v1/adapters/@demo/one/versions/2/unyank").raise_for_status()
+    changed = filled.http.get("/index/ns/de/demo/one.jsonl", headers={"If-None-Match": first.headers["etag"]})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != first.headers["etag"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "ns/de/demo/nothing.jsonl",
+        "ns/xx/demo/one.jsonl",
+        "k/ffff.jsonl",
+        "k/FFFF.jsonl",
+        "k/..%2f..%2fx",
+        "m/0000.jsonl",
+        "..%2fv1/tokens",
+    ],
+)
+def test_files_that_are_not_there(filled: Hub, path: str) -> None:
+    assert filled.http.get(f"/index/{path}").status_code == 404
+
+
+def test_not_found_suggests_close_names_and_other_models(filled: Hub) -> None:
+    wrong = filled.http.get("/v1/resolve", params={"ref": "sentiment/sst-3", "model": "bert-base-uncased"}).json()
+    assert wrong["code"] == "NotFound"
+    assert "sentiment/sst-2@demo" in wrong["suggestions"]
+    elsewhere = filled.http.get("/v1/resolve", params={"ref": "sentiment/sst-2", "model": "roberta-base"}).json()
+    assert elsewhere["models"] == ["bert-base-uncased"]
+    name = filled.http.get("/v1/resolve", params={"ref": "@demo/won"}).json()
+    assert "@demo/one" in name["suggestions"]
+    mismatch = filled.http.get("/v1/resolve", params={"ref": "@demo/one", "model": "roberta-base"})
+    assert (mismatch.status_code, mismatch.json()["code"]) == (409, "ModelMismatch")
+    assert mismatch.json()["adapter_model"] == "bert-base-uncased"
+
+
+def test_the_config_parameter_is_a_name_an_id_or_json(filled: Hub, tmp_path: Path) -> None:
+    def ask(config: str) -> int:
+        return filled.http.get(
+            "/v1/resolve", params={"ref": "imdb", "model": "bert-base-uncased", "config": config}
+        ).status_code
+
+    entry = filled.http.get("/v1/resolve", params={"ref": "imdb", "model": "bert-base-uncased"}).json()["entry"]
+    assert [ask("pfeiffer"), ask(entry["config_id"]), ask(json.dumps(entry["config"]))] == [200, 200, 200]
+    assert [ask("houlsby"), ask("{}"), ask('{"using": "houlsby"}')] == [404, 404, 404]
+    assert [ask("{"), ask('{"a": 1, "a": 2}')] == [422, 422]
+
+
+def test_ranges_of_a_blob(filled: Hub, tmp_path: Path) -> None:
+    data = (tmp_path / "0" / "adapter.safetensors").read_bytes()
+    entry = filled.http.get("/v1/resolve", params={"ref": "@demo/one:1"}).json()
+    manifest = filled.http.get(f"/v1/manifests/{entry['digest']}").json()
+    digest = next(file["digest"] for file in manifest["files"] if file["path"] == "adapter.safetensors")
+    url, size = f"/v1/blobs/{digest}", len(data)
+
+    def ask(value: str, **more: str) -> tuple[int, bytes]:
+        answer = filled.http.get(url, headers={"Range": value, **more})
+        return answer.status_code, answer.content
+
+    assert filled.http.head(url).headers["content-length"] == str(size)
+    assert ask("bytes=0-0") == (206, data[:1])
+    assert ask("bytes=100-199") == (206, data[100:200])
+    assert ask(f"bytes={size - 5}-") == (206, data[-5:])
+    assert ask("bytes=-7") == (206, data[-7:])
+    assert ask(f"bytes=10-{size + 99}") == (206, data[10:])
+    assert ask("bytes=0-1,5-6") == (200, data)
+    assert ask("lines=0-1") == (200, data)
+    assert ask("bytes=5-2") == (200, data)
+    assert ask(f"bytes={size}-")[0] == 416
+    assert ask("bytes=-0")[0] == 416
+    assert ask("bytes=0-9", **{"If-Range": '"other"'}) == (200, data)
+    assert ask("bytes=0-9", **{"If-Range": f'"{digest}"'}) == (206, data[:10])
+    assert filled.http.get(url, headers={"If-None-Match": f'"{digest}"'}).status_code == 304
+    answer = filled.http.get(url)
+    assert "immutable" in answer.headers["cache-control"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "sandbox" in answer.headers["content-security-policy"]
