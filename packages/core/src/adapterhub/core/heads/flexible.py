@@ -255,6 +255,8 @@ class FlexibleHeadsModel:
     """
 
     _bare_class: type[PreTrainedModel]
+    #: heads average their loss over the batch they see; the Trainer is not to hand them a divisor of its own
+    accepts_loss_kwargs = False
 
     def __init__(self, config: Any, base: PreTrainedModel | None = None) -> None:
         super().__init__(config)  # type: ignore[call-arg]
