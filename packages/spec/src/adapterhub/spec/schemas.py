@@ -24,8 +24,8 @@ Schema = dict[str, Any]
 
 
 def schema_id(name: str) -> str:
-    """The `$id` of the schema `name`."""
-    return f"urn:adapterhub:spec:1.0:schema:{name}"
+    """The `$id` of the schema `name`: its file name, so that references between schemas work from any place they lie at."""
+    return f"{name}.schema.json"
 
 
 class _Generator(GenerateJsonSchema):
@@ -361,7 +361,7 @@ def write_schemas(folder: Path | None = None) -> list[Path]:
     target = folder or _shipped()
     written = []
     for name in SCHEMA_NAMES:
-        path = target / f"{name}.schema.json"
+        path = target / schema_id(name)
         path.write_text(_built(name), encoding="utf-8")
         written.append(path)
     return written
@@ -370,7 +370,7 @@ def write_schemas(folder: Path | None = None) -> list[Path]:
 def check_schemas(folder: Path | None = None) -> list[str]:
     """The names of schema files in `folder` that are missing, left over or not what the models say."""
     target = folder or _shipped()
-    expected = {f"{name}.schema.json": _built(name) for name in SCHEMA_NAMES}
+    expected = {schema_id(name): _built(name) for name in SCHEMA_NAMES}
     found = {path.name: path.read_text(encoding="utf-8") for path in target.glob("*.json")}
     return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
 
