@@ -123,6 +123,11 @@ def _record_output(events: list[_Event], kind: str, place: Any) -> Any:
 def _problem(place: SublayerPlace, events: list[_Event]) -> str | None:
     """What is wrong at one sublayer, or None."""
     spots = [i for i, event in enumerate(events) if event.kind == "output" and event.place is place]
+    if place.shared:
+        own = [(i, event.kind) for i, event in enumerate(events) if event.place is place]
+        spots = [
+            i for (i, kind), (_, last) in zip(own[1:], own, strict=False) if (kind, last) == ("output", "residual")
+        ]
     if not spots:
         return f"{place.key}: {place.output} was never called"
     for spot in spots:

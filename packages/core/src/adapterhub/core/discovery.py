@@ -8,6 +8,7 @@ feed-forward) are found the same way. What is found is then verified like a fami
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -67,6 +68,7 @@ class _Found:
     keyword: str
     norm: str | None
     joint: str | None = None
+    shared: bool = False
     since: int = 0
     until: int = 0
 
@@ -201,11 +203,12 @@ def _towers(modules: dict[str, nn.Module], recording: _Recording, types: dict[st
             continue
         layers = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
         fitting = [layer for layer in layers if _keeps_shape(recording.calls.get(layer, []))]
-        if fitting and not all(
-            isinstance(modules[layer], nn.Linear | nn.LayerNorm | nn.Embedding) for layer in fitting
+        if (
+            fitting
+            and not all(isinstance(modules[layer], nn.Linear | nn.LayerNorm | nn.Embedding) for layer in fitting)
+            and any(_sublayers_of(recording, recording.calls[layer][0], types) for layer in fitting)
         ):
-            if any(_sublayers_of(recording, recording.calls[layer][0], types) for layer in fitting):
-                found[path] = fitting
+            found[path] = fitting
     return found
 
 
@@ -238,8 +241,7 @@ def _sublayers_of(recording: _Recording, call: _Call, types: dict[str, str]) -> 
     reads = [replace(read, value=read.value.reshape(shape)) for read in inside]
     given = [w for w in recording.writes if call.start < w.time < call.end and _same_rows(w.value, shape)]
     writes = [replace(written, value=written.value.reshape(shape)) for written in given]
-    once = {w.path for w in writes if sum(other.path == w.path for other in writes) == 1}
-    writes = [w for w in writes if w.path in once]
+    counts = Counter(written.path for written in writes)
     final = _Read(call.end, "", 0, "", call.exit)
     found: list[_Found] = []
     streams = [call.entry]
@@ -253,6 +255,7 @@ def _sublayers_of(recording: _Recording, call: _Call, types: dict[str, str]) -> 
             continue
         sublayers = step
         for sublayer in sublayers:
+            sublayer.shared = counts[sublayer.output] > 1
             sublayer.since, sublayer.until = since, read.time
         found.extend(sublayers)
         since = read.time
@@ -277,7 +280,7 @@ def _step(streams: list[Tensor], between: list[_Written], read: _Read, reads: li
         for written in reversed(between):
             if torch.equal(stream + written.value, read.value):
                 source = _source(stream, reads, written.time)
-                if source is not None:
+                if source is not None and not _ran_since(written, source, between):
                     return [_found(written, source)]
     for stream in streams:
         distinct = _distinct(between)
@@ -296,6 +299,11 @@ def _step(streams: list[Tensor], between: list[_Written], read: _Read, reads: li
                             part.joint = "stream"
                         return pair
     return None
+
+
+def _ran_since(written: _Written, source: _Read, between: list[_Written]) -> bool:
+    """Whether the module ran between the residual and this call: then the call cannot be told from the other."""
+    return any(w.path == written.path and source.time < w.time < written.time for w in between)
 
 
 def _distinct(written: list[_Written]) -> list[_Written]:
@@ -375,6 +383,7 @@ def _places(
             switch=_SWITCH[kind],
             joint=sublayer.joint,
             host=None,
+            shared=sublayer.shared,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,8 @@ class SublayerPlace:
 
     `key` is the first part of neutral tensor keys; `switch` the config field that puts a bottleneck here; `host` the path
     under which `adapters` 1.x keeps the weights, or None; `chained` the output of the sublayer before where that is part of
-    this one's residual.
+    this one's residual; `shared` an output module that runs more than once in a layer (meant is the first call after the
+    residual was seen).
     """
 
     key: str
@@ -36,6 +37,7 @@ class SublayerPlace:
     joint: str | None
     host: str | None
     chained: str | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,10 +249,20 @@ def _layer(
         path=path,
         legacy_path=legacy,
         width=width,
-        linears={role: name for role, name in tower.linears.items() if f"{path}.{name}" in modules},
+        linears=_present(modules, path, tower.linears),
         legacy_linears=tower.legacy_linears,
         attention={kind: name for kind, name in tower.attention.items() if f"{path}.{name}" in modules},
     )
+
+
+def _present(modules: dict[str, nn.Module], path: str, linears: Mapping[str, str | tuple[str, ...]]) -> dict[str, str]:
+    """The linear maps that are there, each at the first of its paths."""
+    found: dict[str, str] = {}
+    for role, names in linears.items():
+        for name in (names,) if isinstance(names, str) else names:
+            if f"{path}.{name}" in modules:
+                found.setdefault(role, name)
+    return found
 
 
 def _sublayers(modules: dict[str, nn.Module], tower: TowerSpec, layer: LayerPlace) -> Iterator[SublayerPlace]:
@@ -274,6 +286,7 @@ def _sublayers(modules: dict[str, nn.Module], tower: TowerSpec, layer: LayerPlac
             joint=spec.joint,
             host=None if spec.host is None else _join(layer.legacy_path, spec.host),
             chained=before if spec.joint == "chain" else None,
+            shared=spec.shared,
         )
         before = _join(layer.path, spec.output)
 

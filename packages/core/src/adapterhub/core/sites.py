@@ -238,7 +238,7 @@ def argument_of(place: SublayerPlace, args: tuple[Any, ...], kwargs: dict[str, A
 
 def _keep_residual(site: SublayerSite, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     operation = site.operation()
-    if operation is not None and operation.needs_residual:
+    if operation is not None and (operation.needs_residual or site.place.shared):
         site.kept.put(argument_of(site.place, args, kwargs))
 
 
@@ -253,7 +253,9 @@ def _adapt_sublayer(site: SublayerSite, module: nn.Module, args: tuple[Any, ...]
     if operation is None:
         return None
     hidden = output if isinstance(output, Tensor) else output[0]
-    residual = site.kept.take() if operation.needs_residual else None
+    residual = site.kept.take() if operation.needs_residual or site.place.shared else None
+    if site.place.shared and residual is None:
+        return None  # the call of another sublayer
     if site.before is not None and residual is not None:
         residual = site.first.take() + residual
     if hidden.dim() == 2 and (rows := operation.planned()) is not None:  # rows were flattened, as OPT does

@@ -58,6 +58,7 @@ class SublayerSpec(_Table):
         placement: the switch of a bottleneck config that puts an adapter here; by default the one of the sublayer's kind.
         joint: for parallel blocks, where the sum is h_1 + h_2 + r; says what this sublayer takes for its residual: "stream"
             the r of both, "chain" r + h_1 (of the sublayer before), "alone" none where h + r would be read.
+        shared: the module of `output` runs more than once in a layer; meant is its first call after the residual was seen.
         host: path of the module under which `adapters` 1.x keeps the weights; their keys start with it. None: unknown there.
     """
 
@@ -66,6 +67,7 @@ class SublayerSpec(_Table):
     norm: str | None = None
     placement: Placement | None = None
     joint: Joint | None = None
+    shared: bool = False
     host: str | None = None
 
     def switch(self, kind: str) -> Placement:
@@ -82,7 +84,8 @@ class TowerSpec(_Table):
         width: attribute of the model's config (dots go inward) with the size of h.
         sublayers: by kind. A sublayer whose modules are missing in a layer is left out there if it is in `optional`.
         optional: kinds that not every layer or model has.
-        linears: linear maps by role (q, k, v, o, gate, up, down, qkv; with prefix `cross_` those of cross-attention).
+        linears: linear maps by role (q, k, v, o, gate, up, down, qkv; with prefix `cross_` those of cross-attention); of
+            several paths the first that exists is meant.
         attention: path of the modules that call the attention function, by kind (`attention`, `cross_attention`).
         embedding: path of the module that makes this tower's input, from the bare transformer; None where it has none.
         legacy_layers: path of the layers as `adapters` 1.x names it, where it differs.
@@ -95,7 +98,7 @@ class TowerSpec(_Table):
     width: str = "hidden_size"
     sublayers: dict[SublayerKind, SublayerSpec]
     optional: tuple[SublayerKind, ...] = ()
-    linears: dict[str, str] = Field(default_factory=dict)
+    linears: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     attention: dict[str, str] = Field(default_factory=dict)
     embedding: str | None = None
     legacy_layers: str | None = None
