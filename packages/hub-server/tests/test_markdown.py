@@ -65,7 +65,7 @@ def tags_of(html: str) -> list[tuple[str, dict[str, str | None]]]:
 def test_no_attack_leaves_anything_but_harmless_tags_and_links(attack: str) -> None:
     for tag, attributes in tags_of(render_markdown(f"before\n\n{attack}\n\nafter")):
         assert tag in ALLOWED
-        assert set(attributes) <= {"href", "title", "rel", "start", "class"}
+        assert set(attributes) <= {"href", "title", "rel", "start", "class", "tabindex"}
         if tag == "a" and "href" in attributes:
             assert str(attributes["href"]).startswith(("https://", "http://", "mailto:", "#"))
             assert attributes["rel"] == "nofollow noopener ugc"

@@ -70,6 +70,8 @@ def render_markdown(text: str, *, heading_offset: int = 2) -> Markup:
         attribute_filter=_keep_attribute,
         strip_comments=True,
     )
+    # What may be wider than the page scrolls by itself, and keyboards must be able to get there.
+    clean = clean.replace("<pre>", '<pre tabindex="0">').replace("<table>", '<table tabindex="0">')
     if cut:
         clean += f"<p>Only the first {MAX_CHARACTERS:,} characters are shown.</p>"
     return Markup(clean)

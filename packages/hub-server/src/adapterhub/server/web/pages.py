@@ -20,6 +20,8 @@ __all__ = [
     "namespace_page", "problem_page", "search_page",
 ]  # fmt: skip
 
+#: an order that is not chosen stays out of the address
+_SORTS = [("", "Best match"), *((name, title) for name, title in SORTS.items() if name != "relevance")]
 KIND_TITLES = {"task": "Tasks", "language": "Languages"}
 
 
@@ -88,8 +90,8 @@ def search_page(connection: Connection, site: Site, question: Question, viewer: 
     page = search(connection, question, viewer)
     given = {"q": question.text, **question.filters, "sort": question.sort}
     return render(
-        "search.html", site, section="search", twin=f"/v1/adapters{_query(given)}", q=question.text, page=page, sorts=SORTS.items(),
-        sort=question.order, filtered=bool(question.filters), url_for_cursor=_cursor_links(f"{site.root}/search", given),
+        "search.html", site, section="search", twin=f"/v1/adapters{_query(given)}", q=question.text, page=page, sorts=_SORTS,
+        sort=question.sort, filtered=bool(question.filters), url_for_cursor=_cursor_links(f"{site.root}/search", given),
     )  # fmt: skip
 
 
