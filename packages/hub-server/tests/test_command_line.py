@@ -109,12 +109,13 @@ def test_a_stop_signal_lets_an_upload_finish_and_nothing_secret_is_logged(tmp_pa
     assert process.stderr is not None
     url = re.search(r"http://\S+", process.stderr.readline())
     assert url
+    httpx.get(f"{url[0]}/healthz").raise_for_status()
     answers: list[httpx.Response] = []
 
     def slowly() -> Iterator[bytes]:
         for at in range(0, len(body), 100_000):
             yield body[at : at + 100_000]
-            if at == 500_000:
+            if at == 1_000_000:
                 process.send_signal(signal.SIGTERM)
             time.sleep(0.05)
 
