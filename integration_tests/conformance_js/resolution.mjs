@@ -33,7 +33,9 @@ export function resolve(text, entries, defaults, context, configs) {
     keep: configs.filter(context.config),
     aliases: new Map(Object.entries(context.aliases ?? {}).map(([key, target]) => [fold(key), fold(target)])),
     pinned: asked !== undefined || reference.digest !== undefined,
-    adapters: adaptersOf(entries),
+    asked,
+    entries: latest(entries),
+    adapters: adaptersOf(latest(entries)),
     defaults,
   };
   const [adapter, tier, decidedBy] = reference.name === undefined ? byPath(query) : byName(query);
@@ -45,32 +47,31 @@ export function resolve(text, entries, defaults, context, configs) {
 const idOf = (entry) => `${entry.task}/${entry.subtask}@${entry.namespace}`;
 const nameOf = (entry) => `@${entry.namespace}/${entry.name}`;
 
+/** The entries without those that a later one of the same name and version replaces. */
+function latest(entries) {
+  const found = new Map();
+  for (const entry of entries) found.set(JSON.stringify([fold(entry.namespace), fold(entry.name), entry.version]), entry);
+  return [...found.values()];
+}
+
 /** Versions grouped to adapters (11.2), with the default version of each. */
 function adaptersOf(entries) {
-  const latest = new Map();
-  for (const entry of entries) {
-    const key = JSON.stringify([fold(entry.namespace), fold(entry.name), entry.version]);
-    if (latest.has(key)) entries = entries.filter((other) => other !== latest.get(key));
-    latest.set(key, entry);
-  }
   const groups = new Map();
   for (const entry of entries) {
     const { namespace, name, model_name: model, task, subtask, type } = entry;
     const key = JSON.stringify([fold(namespace), fold(name), model, fold(task), fold(subtask), type]);
-    if (!groups.has(key)) {
-      groups.set(key, {
-        namespace: fold(namespace), name: fold(name), model, type, task: fold(task), subtask: fold(subtask), versions: [],
-      });
-    }
+    const group = { namespace: fold(namespace), name: fold(name), model, type, task: fold(task), subtask: fold(subtask) };
+    if (!groups.has(key)) groups.set(key, { ...group, versions: [] });
     groups.get(key).versions.push(entry);
   }
-  for (const adapter of groups.values()) {
-    const live = adapter.versions.filter((entry) => !entry.yanked);
-    const wanted = adapter.versions.findLast((entry) => (entry.default_version ?? null) !== null)?.default_version;
-    adapter.live = live.length > 0;
-    adapter.default = live.find((entry) => entry.version === wanted) ?? newest(live.length > 0 ? live : adapter.versions);
-  }
-  return [...groups.values()];
+  return [...groups.values()].map(withDefault);
+}
+
+function withDefault(adapter) {
+  const live = adapter.versions.filter((entry) => !entry.yanked);
+  const wanted = adapter.versions.findLast((entry) => (entry.default_version ?? null) !== null)?.default_version;
+  const chosen = live.find((entry) => entry.version === wanted) ?? newest(live.length > 0 ? live : adapter.versions);
+  return { ...adapter, live: live.length > 0, default: chosen };
 }
 
 function newest(entries) {
@@ -81,24 +82,21 @@ function newest(entries) {
   return entries.reduce((best, entry) => (instant(entry) >= instant(best) ? entry : best));
 }
 
-function byName({ reference, model, type, keep, pinned, adapters }) {
+function byName({ reference, model, type, keep, pinned, entries, asked }) {
   const [namespace, name] = [fold(reference.namespace), fold(reference.name)];
-  let named = adapters.filter((adapter) => adapter.namespace === namespace && adapter.name === name);
-  if (named.length === 0) throw new ResolutionError("NotFound");
-  if (named.some((adapter) => pinned || adapter.live)) named = named.filter((adapter) => pinned || adapter.live);
-  const ofModel = named.filter((adapter) => model === undefined || adapter.model === model);
-  if (ofModel.length === 0) throw new ResolutionError("ModelMismatch", { adapter_model: named.at(-1).model });
-  const fitting = ofModel.filter(
-    (adapter) =>
-      (type === undefined || adapter.type === type) &&
-      (pinned || adapter.live) &&
-      (keep === null || keep.keeps(adapter.default)),
-  );
-  if (fitting.length === 0) {
-    const adapter = ofModel.at(-1);
-    throw new ResolutionError("NotFound", { suggestions: pinned || adapter.live ? [nameOf(adapter.default)] : [] });
+  const versions = entries.filter((entry) => fold(entry.namespace) === namespace && fold(entry.name) === name);
+  if (versions.length === 0) throw new ResolutionError("NotFound");
+  const ofModel = versions.filter((entry) => model === undefined || entry.model_name === model);
+  if (ofModel.length === 0) {
+    throw new ResolutionError("ModelMismatch", { adapter_model: withDefault({ versions }).default.model_name });
   }
-  return [fitting.at(-1), "exact", "unique"];
+  const adapter = withDefault({ versions: ofModel });
+  if (!pinned && !adapter.live) throw new ResolutionError("NotFound");
+  const entry = ofModel.find((one) => one.version === asked) ?? adapter.default;
+  if ((type !== undefined && entry.type !== type) || (keep !== null && !keep.keeps(entry))) {
+    throw new ResolutionError("NotFound", { suggestions: [nameOf(entry)] });
+  }
+  return [adapter, "exact", "unique"];
 }
 
 function byPath(query) {

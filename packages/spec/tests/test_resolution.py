@@ -198,6 +198,13 @@ def test_a_name_with_versions_for_two_models_serves_each() -> None:
         resolve("@ukp/a:2", entries, model_name=BERT)
 
 
+def test_a_name_reaches_its_versions_whatever_their_task() -> None:
+    entries = [entry(version="1", task="nli", subtask="rte"), entry(version="2", created_at="2026-01-01T00:00:00Z")]
+    assert found("@ukp/a", entries) == "a:2"
+    assert found("@ukp/a:1", entries) == "a:1"
+    assert found("rte", entries) == "a:1"
+
+
 def test_suggestions_forgive_typing_errors() -> None:
     entries = [entry(), entry("b", subtask="imdb"), entry("c", task="nli", subtask="rte")]
     for ref, close in [
@@ -290,7 +297,7 @@ def test_any_catalogue_gives_one_adapter_or_a_typed_error(
             assert len(error.candidates) > 1
             for candidate in error.candidates:
                 again = resolve(candidate["adapter"], entries, model_name=BERT, config=config)
-                assert again.full_id == candidate["id"]
+                assert again.adapter == candidate["adapter"]
         return
     assert one.model_name == BERT and not one.entry.yanked
     assert one.config == config or config is None

@@ -100,6 +100,8 @@ ENTRIES = [
     },
     entry("twin/a", "@alpha/twin", "1"),
     entry("twin/a", "@alpha/twin", "2", model=B),
+    entry("moved/old", "@beta/moved", "1", using="houlsby"),
+    entry("moved/new", "@beta/moved", "2"),
     entry("vision/pets", "@beta/pets", model=C, using="loreft"),
 ]
 ENTRIES = [{key: value for key, value in one.items() if value is not None} for one in ENTRIES]
@@ -302,6 +304,14 @@ CASES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("direct", "@alpha/twin", {}, ok("twin/a", "@alpha/twin", "1", "exact", "unique")),
     ("direct", "@alpha/twin", {"model_name": B}, ok("twin/a", "@alpha/twin", "2", "exact", "unique")),
     ("direct", "@alpha/twin:2", {}, no_version("1")),
+    ("direct", "@beta/moved", {}, ok("moved/new", "@beta/moved", "2", "exact", "unique")),
+    ("direct", "@beta/moved:1", {}, ok("moved/old", "@beta/moved", "1", "exact", "unique", using="houlsby")),
+    ("direct", "@beta/moved:1", {"config": "houlsby"}, ok("moved/old", "@beta/moved", "1", "exact", "unique", using="houlsby")),
+    ("direct", "@beta/moved:1", {"config": "pfeiffer"}, missing("@beta/moved")),
+    ("direct", "@beta/moved", {"config": "houlsby"}, missing("@beta/moved")),
+    ("direct", "@beta/moved:3", {"config": "houlsby"}, missing("@beta/moved")),
+    ("direct", "@beta/moved:3", {}, no_version("1", "2")),
+    ("direct", "moved", {}, ambiguous(("moved/old", "@beta/moved"), ("moved/new", "@beta/moved"))),
     ("model", "sst-2", {"model_name": "Base-A"}, missing(models=(A, B))),
     ("model", "sst-2", {"model_name": None}, INVALID),
     ("model", "imdb", {"model_name": B}, missing(models=(A,))),

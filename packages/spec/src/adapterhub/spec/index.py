@@ -145,18 +145,18 @@ class IndexEntry:
         if not isinstance(document, Mapping):
             raise InvalidManifestError(f"An index entry is a JSON object, not {type(document).__name__}.")
         values: dict[str, Any] = {}
-        for name, default in _DEFAULTS.items():
-            value = document.get(name)
-            if value is None:
-                if default is _REQUIRED:
-                    raise InvalidManifestError(f"The index entry {_name_of(document)} has no {name!r}.")
+        for name, value in document.items():
+            kind = _TYPES.get(name)
+            if kind is None or value is None:
                 continue
-            kind = _TYPES[name]
-            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            if not isinstance(value, kind) or (value is True or value is False) is not (kind is bool):
                 raise InvalidManifestError(
                     f"{name!r} of the index entry {_name_of(document)} is {type(value).__name__}, not {_KIND[kind]}."
                 )
             values[name] = value
+        missing = [name for name in _REQUIRED_NAMES if name not in values]
+        if missing:
+            raise InvalidManifestError(f"The index entry {_name_of(document)} has no {missing[0]!r}.")
         if values.get("status", "available") not in _STATUSES:
             raise InvalidManifestError(
                 f"'status' of the index entry {_name_of(document)} is {values['status']!r}, not one of {', '.join(_STATUSES)}."
@@ -176,6 +176,7 @@ _DEFAULTS: dict[str, Any] = {
     for item in fields(IndexEntry)
 }
 _DEFAULTS["config"] = {}
+_REQUIRED_NAMES = tuple(name for name, default in _DEFAULTS.items() if default is _REQUIRED)
 _TYPES: dict[str, type] = dict.fromkeys(_DEFAULTS, str) | {
     "config": dict,
     "hidden_size": int,

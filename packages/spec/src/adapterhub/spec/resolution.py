@@ -9,10 +9,20 @@ default pointer may decide. Nothing ever falls back silently. Standard library o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 from adapterhub.spec.config_match import ConfigFilter, config_filter
+from adapterhub.spec.entry_index import (
+    Adapter,
+    Defaults,
+    EntryIndex,
+    Pair,
+    Pairs,
+    default_entry,
+    default_pointers,
+    newest_entry,
+)
 from adapterhub.spec.errors import (
     AdapterNotFoundError,
     AmbiguousAdapterError,
@@ -21,7 +31,7 @@ from adapterhub.spec.errors import (
     ModelMismatchError,
     VersionNotFoundError,
 )
-from adapterhub.spec.index import IndexEntry, segment_prefixes
+from adapterhub.spec.index import IndexEntry
 from adapterhub.spec.reference import AdapterReference, fold, parse_reference
 
 __all__ = [
@@ -35,10 +45,6 @@ __all__ = [
     "resolve",
 ]
 
-#: Default pointers: (model name, task, subtask) → "@namespace/name"; or records with model_name, task, subtask, adapter.
-Defaults: TypeAlias = Mapping[tuple[str, str, str], str] | Iterable[Mapping[str, str]]
-
-_Pair: TypeAlias = tuple[str, str]  # folded (task, subtask)
 _MAX_SUGGESTIONS = 5
 
 
@@ -121,143 +127,6 @@ class Resolution:
         }
 
 
-class _Adapter:
-    """All versions of one adapter for one model, task, subtask and type, in the order they came."""
-
-    __slots__ = ("_default", "_live", "key", "name_key", "namespace", "type", "versions")
-
-    def __init__(self, entry: IndexEntry, key: _Pair, namespace: str, name_key: tuple[str, str]) -> None:
-        self.key = key
-        self.namespace = namespace
-        self.name_key = name_key
-        self.type = entry.type
-        self.versions: dict[str, IndexEntry] = {}
-        self._default: IndexEntry | None = None
-        self._live = False
-
-    def add(self, entry: IndexEntry) -> None:
-        self.versions[entry.version] = entry
-        self._default = None
-
-    @property
-    def entries(self) -> list[IndexEntry]:
-        return list(self.versions.values())
-
-    @property
-    def default(self) -> IndexEntry:
-        """The version a reference without one means; for an adapter that is yanked altogether, its newest."""
-        if self._default is None:
-            chosen = default_entry(self.versions.values())
-            self._live = chosen is not None
-            self._default = chosen if chosen is not None else _newest(self.versions.values())
-        return self._default
-
-    @property
-    def live(self) -> bool:
-        """Whether any version is not yanked."""
-        _ = self.default
-        return self._live
-
-    @property
-    def candidate(self) -> dict[str, str]:
-        return {"id": self.default.id, "adapter": self.default.adapter}
-
-
-@dataclass(slots=True)
-class _Pairs:
-    """(task, subtask) pairs by each leading run of segments of either half."""
-
-    tasks: dict[str, dict[_Pair, None]] = field(default_factory=dict)
-    subtasks: dict[str, dict[_Pair, None]] = field(default_factory=dict)
-    adapters: dict[_Pair, list[_Adapter]] = field(default_factory=dict)
-
-    def add(self, key: _Pair) -> list[_Adapter]:
-        here = self.adapters.get(key)
-        if here is None:
-            here = self.adapters[key] = []
-            for part, table in zip(key, (self.tasks, self.subtasks), strict=True):
-                for run in segment_prefixes(part):
-                    table.setdefault(run, {})[key] = None
-        return here
-
-    def find(self, path: str, *, prefix: bool) -> Iterator[_Pair]:
-        """The pairs a folded path (`task/subtask` or a word) equals, or is a segment prefix of."""
-        task, slash, subtask = path.partition("/")
-        if slash and not prefix:
-            if (task, subtask) in self.adapters:
-                yield task, subtask
-        elif slash:
-            right = self.subtasks.get(subtask, {})
-            yield from (key for key in self.tasks.get(task, {}) if key in right)
-        else:
-            left = self.tasks.get(task, {})
-            for key in {**left, **self.subtasks.get(task, {})}:
-                if prefix or task in key:
-                    yield key
-
-
-class EntryIndex:
-    """Index entries arranged for resolution: build it once, resolve any number of times.
-
-    Args:
-        entries: versions in the order they were published; an entry that comes again replaces the earlier one.
-        defaults: default pointers, used by `resolve` unless it is given others.
-    """
-
-    def __init__(self, entries: Iterable[IndexEntry] = (), defaults: Defaults | None = None) -> None:
-        self._models: dict[str, _Pairs] = {}
-        self._names: dict[tuple[str, str], list[_Adapter]] = {}
-        self._folded: dict[str, str] = {}
-        self._count = 0
-        self.defaults = _pointers(defaults)
-        for entry in entries:
-            self.add(entry)
-
-    def add(self, entry: IndexEntry) -> None:
-        """Take in one version; one of the same name and version is replaced."""
-        namespace, name, task, subtask = map(self._fold, (entry.namespace, entry.name, entry.task, entry.subtask))
-        pair = (task, subtask)
-        versions = self._names.setdefault((namespace, name), [])
-        for adapter in versions:
-            if entry.version in adapter.versions:
-                old = adapter.versions[entry.version]
-                if (old.model_name, adapter.key, adapter.type) != (entry.model_name, pair, entry.type):
-                    del adapter.versions[entry.version]
-                    adapter._default = None
-                self._count -= 1
-        self._count += 1
-        at = self._models.setdefault(entry.model_name, _Pairs()).add(pair)
-        for adapter in at:
-            if adapter.name_key == (namespace, name) and adapter.type == entry.type:
-                adapter.add(entry)
-                return
-        adapter = _Adapter(entry, pair, namespace, (namespace, name))
-        adapter.add(entry)
-        at.append(adapter)
-        versions.append(adapter)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[IndexEntry]:
-        return (entry for adapters in self._names.values() for adapter in adapters for entry in adapter.entries)
-
-    @property
-    def model_names(self) -> list[str]:
-        """All base models, sorted."""
-        return sorted(self._models)
-
-    def resolve(self, ref: str | AdapterReference, **context: Any) -> Resolution:
-        """`resolve(ref, self, …)`."""
-        return resolve(ref, self, **context)
-
-    def _fold(self, text: str) -> str:
-        found = self._folded.get(text)
-        if found is None:
-            found = self._folded[text] = fold(text)
-        return found
-
-
 def resolve(
     ref: str | AdapterReference,
     entries: EntryIndex | Iterable[IndexEntry],
@@ -306,8 +175,11 @@ def resolve(
     keep = config_filter(config, architectures)
     pinned = version is not None or reference.digest is not None
     query = _Query(reference, index, keep, type, pinned, _fold_aliases(aliases))
-    pointers = index.defaults if defaults is None else _pointers(defaults)
-    adapter, tier, decided_by = query.direct(model_name) if reference.is_direct else query.path(model_name, pointers)
+    pointers = index.defaults if defaults is None else default_pointers(defaults)
+    if reference.is_direct:
+        adapter, tier, decided_by = query.direct(model_name, version)
+    else:
+        adapter, tier, decided_by = query.path(model_name, pointers)
     entry = _choose_version(adapter, version, reference.digest)
     if keep is not None and not keep.keeps(entry):
         raise _not_found(
@@ -326,8 +198,8 @@ def match_pairs(
     reference: AdapterReference, pairs: Iterable[tuple[str, str]], aliases: Mapping[str, str] | None = None
 ) -> tuple[str | None, list[tuple[str, str]]]:
     """The tier that gives any, and the (task, subtask) pairs it gives, out of `pairs`; (None, []) if none does."""
-    table = _Pairs()
-    spelt: dict[_Pair, list[tuple[str, str]]] = {}
+    table = Pairs()
+    spelt: dict[Pair, list[tuple[str, str]]] = {}
     for task, subtask in pairs:
         key = (fold(task), fold(subtask))
         table.add(key)
@@ -350,20 +222,6 @@ def load_aliases() -> dict[str, str]:
     return table
 
 
-def default_entry(versions: Iterable[IndexEntry]) -> IndexEntry | None:
-    """The version a reference without one means: the one its owner set, else the newest; never a yanked one.
-
-    Args:
-        versions: all versions of one adapter, in the order they were published.
-    """
-    versions = list(versions)
-    live = {entry.version: entry for entry in versions if not entry.yanked}
-    wanted = next((entry.default_version for entry in reversed(versions) if entry.default_version is not None), None)
-    if wanted in live:
-        return live[wanted]
-    return _newest(live.values()) if live else None
-
-
 class _Query:
     """One reference against one index."""
 
@@ -384,42 +242,38 @@ class _Query:
         self.aliases = aliases
         self.namespace = fold(reference.namespace) if reference.namespace is not None else None
 
-    def visible(self, adapter: _Adapter) -> bool:
+    def visible(self, adapter: Adapter) -> bool:
         return bool(adapter.versions) and self.type in (None, adapter.type) and (self.pinned or adapter.live)
 
-    def direct(self, model_name: str | None) -> tuple[_Adapter, str, str]:
-        """`@namespace/name`: one adapter, which the model, the type and the config must then fit."""
+    def direct(self, model_name: str | None, version: str | None) -> tuple[Adapter, str, str]:
+        """`@namespace/name`: one adapter with all its versions, which the model, the type and the config must then fit."""
         assert self.reference.name is not None
         key = (self.namespace or "", fold(self.reference.name))
         spelt = f"@{self.reference.namespace}/{self.reference.name}"
-        named = [adapter for adapter in self.index._names.get(key, ()) if adapter.versions]
-        named = [adapter for adapter in named if self.pinned or adapter.live] or named
-        if not named:
+        versions = self.index.names.get(key)
+        if not versions:
             raise _not_found(f"There is no adapter {spelt}.", self._close_names(spelt))
-        of_model = [adapter for adapter in named if model_name in (None, adapter.default.model_name)]
+        of_model = [entry for entry in versions.values() if model_name in (None, entry.model_name)]
         if not of_model:
-            made_for = named[-1].default.model_name
+            made = default_entry(versions.values()) or newest_entry(versions.values())
             raise ModelMismatchError(
-                f"{named[-1].default.adapter} was made for {made_for}, not for {model_name}.",
-                hint=f"Load {made_for}, or look for the same task and subtask made for {model_name}.",
-                details={"adapter_model": made_for},
+                f"{made.adapter} was made for {made.model_name}, not for {model_name}.",
+                hint=f"Load {made.model_name}, or look for the same task and subtask made for {model_name}.",
+                details={"adapter_model": made.model_name},
             )
-        fitting = [a for a in of_model if self.visible(a) and (self.keep is None or self.keep.keeps(a.default))]
-        if not fitting:
-            adapter = of_model[-1]
-            if not (self.pinned or adapter.live):
-                raise _not_found(
-                    f"Every version of {adapter.default.adapter} is yanked.",
-                    [],
-                    hint="A yanked version is still there for references that name it (:version).",
-                )
-            asked = "type" if self.type not in (None, adapter.type) else "config"
-            raise _not_found(
-                f"{adapter.default.adapter} has another {asked} than asked for.", [adapter.default.adapter]
-            )
-        return fitting[-1], "exact", "unique"
+        adapter = Adapter(key, ("", ""), "")
+        for entry in of_model:
+            adapter.add(entry)
+        if not (self.pinned or adapter.live):
+            hint = "A yanked version is still there for references that name it (:version)."
+            raise _not_found(f"Every version of {adapter.default.adapter} is yanked.", [], hint=hint)
+        asked = adapter.versions.get(version or "", adapter.default)
+        if self.type not in (None, asked.type) or (self.keep is not None and not self.keep.keeps(asked)):
+            what = "type" if self.type not in (None, asked.type) else "config"
+            raise _not_found(f"{asked.adapter} has another {what} than asked for.", [asked.adapter])
+        return adapter, "exact", "unique"
 
-    def path(self, model_name: str | None, defaults: Mapping[tuple[str, str, str], str]) -> tuple[_Adapter, str, str]:
+    def path(self, model_name: str | None, defaults: Mapping[tuple[str, str, str], str]) -> tuple[Adapter, str, str]:
         """`task/subtask` or a word: tiers, then the filters, then the default pointer."""
         if model_name is None:
             raise InvalidReferenceError(
@@ -451,17 +305,17 @@ class _Query:
                     return chosen[0], tier, "default"
         raise self._ambiguous(model_name, left, len(pairs))
 
-    def candidates(self, model_name: str) -> tuple[list[_Adapter], str]:
+    def candidates(self, model_name: str) -> tuple[list[Adapter], str]:
         """The adapters of the first tier that gives any, and the tier."""
-        table = self.index._models.get(model_name)
+        table = self.index.models.get(model_name)
         if table is not None:
             for tier, keys in _tiers(self.reference, table, self.aliases):
-                found = [adapter for key in keys for adapter in table.adapters[key] if self.visible(adapter)]
+                found = [adapter for key in keys for adapter in table.adapters[key].values() if self.visible(adapter)]
                 if found:
                     return found, tier
         return [], ""
 
-    def _kept(self, adapters: list[_Adapter]) -> list[_Adapter]:
+    def _kept(self, adapters: list[Adapter]) -> list[Adapter]:
         """Those with the config asked for. A bare name prefers the one without overrides, among adapters of one
         (task, subtask) and one publisher only: it never chooses between tasks or publishers."""
         if self.keep is None:
@@ -471,7 +325,7 @@ class _Query:
             return [adapter for adapter in kept if self.keep.is_plain(adapter.default)] or kept
         return kept
 
-    def _nothing(self, model_name: str, before: list[_Adapter]) -> AdapterNotFoundError:
+    def _nothing(self, model_name: str, before: list[Adapter]) -> AdapterNotFoundError:
         """`before`: what was left before `@namespace` or the config removed it."""
         suggestions = list(dict.fromkeys(sorted(adapter.default.id for adapter in before)))[:_MAX_SUGGESTIONS]
         models = [model for model in self.index.model_names if model != model_name and self._leaves_any(model)]
@@ -490,7 +344,7 @@ class _Query:
         left = [adapter for adapter in found if self.namespace in (None, adapter.namespace)]
         return bool(self._kept(left))
 
-    def _ambiguous(self, model_name: str, left: list[_Adapter], pairs: int) -> AmbiguousAdapterError:
+    def _ambiguous(self, model_name: str, left: list[Adapter], pairs: int) -> AmbiguousAdapterError:
         candidates = sorted((adapter.candidate for adapter in left), key=lambda one: (one["id"], one["adapter"]))
         listed = ", ".join(f"{one['adapter']} ({one['id']})" for one in candidates[:10])
         more = f", and {len(candidates) - 10} more" if len(candidates) > 10 else ""
@@ -503,31 +357,30 @@ class _Query:
         )
 
     def _close_paths(self, model_name: str) -> list[str]:
-        table = self.index._models.get(model_name)
+        table = self.index.models.get(model_name)
         if table is None:
             return []
-        words: dict[str, list[_Pair]] = {}
+        words: dict[str, list[Pair]] = {}
         for key in table.adapters:
             for word in {"/".join(key)} if self.reference.task is not None else {*key}:
                 words.setdefault(word, []).append(key)
         found: dict[str, None] = {}
         for word in _closest(fold(self.reference.path or ""), words):
             for key in words[word]:
-                for adapter in table.adapters[key]:
+                for adapter in table.adapters[key].values():
                     if self.visible(adapter):
                         found[adapter.default.id] = None
         return list(found)[:_MAX_SUGGESTIONS]
 
     def _close_names(self, spelt: str) -> list[str]:
-        names = {f"@{namespace}/{name}": (namespace, name) for namespace, name in self.index._names}
-        same = {name: key for name, key in names.items() if key[0] == self.namespace}
-        close = _closest(fold(spelt), same or names)
-        return [self.index._names[names[name]][-1].default.adapter for name in close if self.index._names[names[name]]]
+        names = {f"@{namespace}/{name}": versions for (namespace, name), versions in self.index.names.items()}
+        same = [name for name in names if name.startswith(f"@{self.namespace}/")]
+        return [next(iter(names[name].values())).adapter for name in _closest(fold(spelt), same or names)]
 
 
 def _tiers(
-    reference: AdapterReference, table: _Pairs, aliases: Mapping[str, str]
-) -> Iterator[tuple[str, Iterable[_Pair]]]:
+    reference: AdapterReference, table: Pairs, aliases: Mapping[str, str]
+) -> Iterator[tuple[str, Iterable[Pair]]]:
     path = fold(reference.path or "")
     yield "exact", table.find(path, prefix=False)
     for target in _targets(reference, aliases):
@@ -552,17 +405,7 @@ def _fold_aliases(aliases: Mapping[str, str] | None) -> dict[str, str]:
     return {fold(key): fold(target) for key, target in (aliases or {}).items()}
 
 
-def _pointers(defaults: Defaults | None) -> dict[tuple[str, str, str], str]:
-    if defaults is None:
-        return {}
-    if isinstance(defaults, Mapping):
-        rows = [(*key, adapter) for key, adapter in defaults.items()]
-    else:
-        rows = [(row["model_name"], row["task"], row["subtask"], row["adapter"]) for row in defaults]
-    return {(model, fold(task), fold(subtask)): fold(adapter) for model, task, subtask, adapter in rows}
-
-
-def _choose_version(adapter: _Adapter, version: str | None, digest: str | None) -> IndexEntry:
+def _choose_version(adapter: Adapter, version: str | None, digest: str | None) -> IndexEntry:
     entries = adapter.versions
     name = adapter.default.adapter
     if version is not None and version not in entries:
@@ -596,23 +439,6 @@ def _choose_version(adapter: _Adapter, version: str | None, digest: str | None) 
 def _digests(entry: IndexEntry) -> set[str]:
     known = {entry.digest} if entry.digest else set()
     return known | {f"sha256:{file['sha256']}" for file in entry.files if isinstance(file.get("sha256"), str)}
-
-
-def _newest(entries: Iterable[IndexEntry]) -> IndexEntry:
-    """By time of creation; those without one count as oldest, and of equals the later in order is newer."""
-    return max(enumerate(entries), key=lambda numbered: (_instant(numbered[1].created_at), numbered[0]))[1]
-
-
-def _instant(time: str | None) -> float:
-    if time is None:
-        return float("-inf")
-    from datetime import UTC, datetime
-
-    try:
-        moment = datetime.fromisoformat(time)
-    except ValueError:
-        return float("-inf")
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _not_found(
