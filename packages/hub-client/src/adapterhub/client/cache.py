@@ -97,6 +97,7 @@ class Cache:
     def __init__(self, root: Path, shared: Iterable[Path] = ()) -> None:
         self.root = Path(root)
         self.shared = tuple(Path(path) for path in shared)
+        self._distrusted: set[Path] = set()  # broken blobs in layers that cannot be mended
 
     # -- blobs --------------------------------------------------------------------------------------------------------
 
@@ -113,7 +114,7 @@ class Cache:
                 found = path.stat()
             except OSError:
                 continue
-            if size is None or found.st_size == size:
+            if (size is None or found.st_size == size) and path not in self._distrusted:
                 return path
         return None
 
@@ -271,9 +272,9 @@ class Cache:
                         )
                     target = _inside(folder, file.path)
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    _link(blob, target)
+                    _link(blob, target, copy=not blob.is_relative_to(self.root))
                     if file.digest not in hashed or target.stat().st_size != file.size:
-                        self._check(target, file)
+                        self._check(blob, target, file)
                     records.append([file.path, file.size, file.digest, _fingerprint(target)])
                 document = {"manifest": digest, "name": name, "files": records, **about}
                 write_atomically(work / _MARKER, json.dumps(document).encode(), durable=True)
@@ -283,11 +284,11 @@ class Cache:
                 shutil.rmtree(work, ignore_errors=True)
         return home / name
 
-    def _check(self, target: Path, file: FileOf) -> None:
+    def _check(self, blob: Path, target: Path, file: FileOf) -> None:
         try:
             _verify(target, file)
         except IntegrityError as error:
-            self.drop_blob(file.digest)
+            self._distrusted.add(blob) if not blob.is_relative_to(self.root) else discard(blob)
             error.details["vanished"] = True  # it went bad on disk: fetch it anew
             raise
 
@@ -600,8 +601,8 @@ class Partial:
         if self._done:
             return
         os.close(self._stream)
-        if self.offset == 0 or isinstance(error, StorageError):
-            discard(self.path)  # give the space of a full disk back
+        if self.offset == 0 or isinstance(error, (StorageError, IntegrityError)):
+            discard(self.path)  # give the space of a full disk back; keep nothing that is known to be wrong
         else:
             abandoned = self.path.with_name(f"{hex_of(self.digest)}.0-{os.urandom(8).hex()}.part")
             try:
@@ -610,8 +611,11 @@ class Partial:
                 pass
 
 
-def _link(blob: Path, target: Path) -> None:
+def _link(blob: Path, target: Path, *, copy: bool) -> None:
+    """A hard link where that works; a copy of what belongs to somebody else."""
     try:
+        if copy:
+            raise OSError(errno.EXDEV, "another layer")
         os.link(blob, target)
     except OSError:
         shutil.copyfile(blob, target)

@@ -24,9 +24,14 @@ from adapterhub.client.settings import DEFAULT_HUB, HUGGING_FACE, Hub, NoHubErro
 from adapterhub.spec.errors import (
     AdapterHubError,
     AdapterNotFoundError,
+    AmbiguousAdapterError,
     HubConnectionError,
+    IntegrityError,
+    InvalidManifestError,
+    ModelMismatchError,
     OfflineError,
     PolicyError,
+    VersionNotFoundError,
 )
 from adapterhub.spec.index import IndexEntry, lookup
 from adapterhub.spec.reference import AdapterReference, format_reference, parse_reference
@@ -50,6 +55,17 @@ __all__ = [
     "resolve",
     "sync",
 ]
+
+
+#: what a look-up in an outdated copy of the index may wrongly end in
+_FOUND_WRONG = (
+    AdapterNotFoundError,
+    AmbiguousAdapterError,
+    VersionNotFoundError,
+    ModelMismatchError,
+    IntegrityError,
+    InvalidManifestError,
+)
 
 
 class YankedWarning(UserWarning):
@@ -176,13 +192,13 @@ class HubClient:
         if parsed.digest is not None or direct_pin:  # never changes: any copy of the index will do
             try:
                 return self._look_up(parsed, index, asked, aliases, accept_stale=True), hub
-            except AdapterHubError:
+            except _FOUND_WRONG:
                 if index.offline:
                     raise
         try:
             return self._look_up(parsed, index, asked, aliases), hub
-        except AdapterHubError as error:
-            if not index.unasked or index.offline or isinstance(error, (HubConnectionError, OfflineError)):
+        except _FOUND_WRONG as error:
+            if not index.unasked or index.offline:
                 if isinstance(error, AdapterNotFoundError):
                     raise self._explain(error, parsed, hub, asked, aliases) from error
                 raise
@@ -224,9 +240,8 @@ class HubClient:
             found = once({})
             if found.tier == "exact":
                 return found
-        except AdapterHubError as error:
-            if isinstance(error, (HubConnectionError, OfflineError, PolicyError)):
-                raise
+        except (AdapterNotFoundError, AmbiguousAdapterError, VersionNotFoundError):
+            pass  # perhaps an alias; what an exact match says is said again
         return once(self._aliases(contents))
 
     def _aliases(self, contents: Callable[[list[str]], dict[str, bytes | None]]) -> Mapping[str, str]:

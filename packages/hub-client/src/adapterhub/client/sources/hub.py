@@ -58,10 +58,10 @@ class HubSource:
         """See `Source`. Broken connections are taken up where they broke."""
         transport = self.transport
         url = transport.address(f"/v1/blobs/sha256:{hex_of(digest)}")
-        arrived = 0
+        reached = partial.offset  # the furthest so far: starting over is no progress
 
         def once() -> None:
-            nonlocal arrived
+            nonlocal reached
             if partial.offset == size:
                 return
             headers = {"accept": "application/octet-stream", "accept-encoding": "identity"}
@@ -85,7 +85,7 @@ class HubSource:
                 plain = not response.headers.get("content-encoding")
                 for piece in transport.body(response, size - partial.offset, raw=plain, announced=plain):
                     partial.append(piece)
-                    arrived += len(piece)
+                    reached = max(reached, partial.offset)
                     progress(len(piece))
             if partial.offset < size:
                 raise HubConnectionError(
@@ -95,7 +95,7 @@ class HubSource:
                 )
 
         try:
-            transport.repeat(once, progressed=lambda: arrived)
+            transport.repeat(once, progressed=lambda: reached)
         except AdapterNotFoundError as error:
             raise IntegrityError(
                 f"The hub {self.hub.name!r} lists {digest} but does not have its bytes.",
