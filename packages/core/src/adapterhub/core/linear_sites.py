@@ -173,6 +173,11 @@ def _others(modules: dict[str, nn.Module], known: set[str]) -> Iterator[LinearPl
             yield LinearPlace(f"module.{path}", path, path, None, None, None, *sizes)
 
 
+def linear_places(pool: Pool) -> list[LinearPlace]:
+    """Every linear map the family names, fused ones taken apart, in the order of the layers."""
+    return list(_places(pool, dict(pool.base_model.named_modules(remove_duplicate=False))))
+
+
 def _places(pool: Pool, modules: dict[str, nn.Module]) -> Iterator[LinearPlace]:
     """Every linear map the family names, fused ones taken apart, in the order of the layers."""
     config = pool.base_model.config
