@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from adapterhub.spec import IndexEntry, InvalidManifestError, load_preset
+from adapterhub.spec import AdapterNotFoundError, IndexEntry, InvalidManifestError, load_preset, resolve
 from adapterhub.spec.index import (
     bucket_of,
     bucket_path,
@@ -125,3 +125,14 @@ def test_a_built_index_has_every_entry_where_it_is_looked_for() -> None:
     words = [json.loads(line) for line in files[word_path("m", "t")].splitlines()]
     assert {"v": 1, "model_name": "m", "word": "t", "pairs": [], "yanked": [["t", "s", "text_task"]]} in words
     assert json.loads(files[model_path("m")])["models"]["m"]["pairs"] == [["exam-maths", "s", "text_task"]]
+
+
+def test_an_adapter_without_a_task_is_found_by_name_only() -> None:
+    nameless = IndexEntry(**{**REQUIRED, "task": "", "subtask": ""})
+    files = dict(build_index([nameless]))
+    assert read_lines(files[namespace_path("n", "a")].decode()) == [nameless]
+    assert not any(path.startswith("/index/w/") for path in files)
+    assert json.loads(files[model_path("m")])["models"] == {}
+    assert resolve("@n/a", [nameless], model_name="m").name == "a"
+    with pytest.raises(AdapterNotFoundError):
+        resolve("a", [nameless], model_name="m")

@@ -63,8 +63,8 @@ class IndexEntry:
         name: the adapter's name, unique (folded) within the namespace.
         version: immutable once published; compared exactly.
         model_name: the base model it was made for; compared exactly.
-        task: first half of its path.
-        subtask: second half of its path.
+        task: first half of its path; empty for an adapter that only its name finds.
+        subtask: second half of its path, or empty.
         digest: `sha256:…` of the manifest; None while the hub has no manifest for it.
         type: `text_task`, `text_lang`, ….
         method: `bottleneck`, `lora`, ….
@@ -292,7 +292,7 @@ def write_words(entries: Iterable[IndexEntry], *, bucket: str | None = None) -> 
     found: dict[tuple[str, str], dict[tuple[str, str, str], bool]] = {}
     for entry in entries:
         pair = (entry.task, entry.subtask, entry.type)
-        for word in {*segment_prefixes(entry.task), *segment_prefixes(entry.subtask)}:
+        for word in {*segment_prefixes(entry.task), *segment_prefixes(entry.subtask)} - {""}:
             if bucket is None or word_bucket_of(entry.model_name, word) == bucket:
                 pairs = found.setdefault((entry.model_name, word), {})
                 pairs[pair] = pairs.get(pair, False) or not entry.yanked
@@ -306,7 +306,7 @@ def write_models(entries: Iterable[IndexEntry], *, bucket: str | None = None) ->
     """A model file: for each model its [task, subtask, type], those with nothing but yanked versions apart."""
     found: dict[str, dict[tuple[str, str, str], bool]] = {}
     for entry in entries:
-        if bucket is None or model_bucket_of(entry.model_name) == bucket:
+        if entry.task and (bucket is None or model_bucket_of(entry.model_name) == bucket):
             pairs = found.setdefault(entry.model_name, {})
             pair = (entry.task, entry.subtask, entry.type)
             pairs[pair] = pairs.get(pair, False) or not entry.yanked
