@@ -130,3 +130,53 @@ def test_references_and_headers_are_read_without_pydantic() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"
+
+
+def test_fusions_setups_and_folders_of_adapters_are_checked(tmp_path: Path) -> None:
+    from adapterhub.spec.fusion import FusionConfig
+
+    fusion = tmp_path / "setup" / "a,b"
+    fusion.mkdir(parents=True)
+    document = {"spec_version": "1.0", "format": "adapterhub", "name": "a,b", "adapters": ["a", "b"]}
+    (fusion / "fusion_config.json").write_text(json.dumps({**document, "config": FusionConfig().expand()}))
+    (fusion / "fusion.safetensors").write_bytes(safetensors({"encoder.0.ffn.query.weight": (24, 24)}))
+    assert validate_path(fusion) == []
+    for name in "ab":
+        write_folder(tmp_path / "setup" / name)
+    assert validate_path(tmp_path / "setup") == []
+    setup = {"adapter_setup": {"type": "Fuse", "children": ["a", "b"]}, "adapters": {"a": "a", "b": "b"}}
+    (tmp_path / "setup" / "adapter_setup.json").write_text(json.dumps({**setup, "fusions": {"a,b": "a,b"}}))
+    assert validate_path(tmp_path / "setup") == []
+    edit(tmp_path / "setup" / "a", surprise=1)
+    (fusion / "fusion_config.json").write_text(json.dumps({**document, "adapters": [], "config": {"keys": True}}))
+    (fusion / "fusion.safetensors").write_bytes(safetensors({"encoder.0.ffn.down.weight": (24, 24)}))
+    text = told(tmp_path / "setup")
+    for part in ("a/adapter_config.json", "/surprise", "/adapters", "/config/keys", "no key of a fusion"):
+        assert part in text
+    (tmp_path / "setup" / "adapter_setup.json").write_text(json.dumps({**setup, "adapters": {"a": "../x"}}))
+    assert "there is no sub-folder '../x'" in told(tmp_path / "setup")
+
+
+@pytest.mark.parametrize(
+    ("record", "pointer"),
+    [
+        ({"task": "sentiment", "type": "text_task", "display_name": "Sentiment"}, None),
+        ({"task": "sentiment", "display_name": 3}, "/display_name"),
+        ({"task": "sentiment", "subtask": "sst-2", "display_name": "SST-2", "languages": ["en"]}, None),
+        ({"task": "sentiment", "subtask": "sst 2", "display_name": "SST-2"}, "/subtask"),
+        ({"tag": "yue", "name": "Cantonese", "task": "zh_yue"}, None),
+        ({"tag": "Cantonese language"}, "/tag"),
+        ({"namespace": "ukp", "display_name": "UKP Lab", "adapters": 3}, None),
+        ({"namespace": "ukp", "display_name": "UKP Lab", "adapters": -3}, "/adapters"),
+        ({"name": "pfeiffer", "display_name": "Pfeiffer", "config": {}, "config_id": "sha256:0"}, None),
+        ({"id": "text_task", "display_name": "Task", "more": 1}, "/more"),
+    ],
+)
+def test_the_hubs_own_catalogue_records_are_checked(
+    record: dict[str, Any], pointer: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record, indent=1))
+    problems = validate_path(path)
+    assert [problem.pointer for problem in problems] == ([] if pointer is None else [pointer])
+    assert all(problem.line for problem in problems)

@@ -37,6 +37,7 @@ __all__ = [
     "build_manifest",
     "index_entry",
     "manifest_problems",
+    "problems_of",
 ]
 
 MAX_MANIFEST_BYTES = 1024 * 1024
@@ -249,7 +250,7 @@ class Manifest(_Record):
             return cls.model_validate_json(canonical_json(value))
         except ValidationError as error:
             lines = line_of_pointers(text) if text is not None else {}
-            raise _refused(_problems(error, lines)) from None
+            raise _refused(problems_of(error, lines)) from None
         except (ValueError, RecursionError) as error:
             raise _refused([Problem("", str(error))]) from None
 
@@ -374,7 +375,9 @@ def _check_head(head: Mapping[str, Any] | None) -> None:
         raise ValueError("head is not in its expanded form (every field written out)")
 
 
-def _problems(error: ValidationError, lines: Mapping[str, int]) -> list[Problem]:
+def problems_of(error: ValidationError, lines: Mapping[str, int] | None = None) -> list[Problem]:
+    """pydantic's findings as problems, with the lines of their pointers where these are known."""
+    lines = lines or {}
     found = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         location: Sequence[str | int] = item["loc"]

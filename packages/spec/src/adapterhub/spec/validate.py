@@ -147,6 +147,9 @@ def _document(value: Any, data: bytes, path: PurePath) -> list[Problem]:
         return manifest_problems(data)
     if "v" in value and "namespace" in value:
         return _index_entry(value)
+    native = next((model for mark, model in _NATIVE if mark in value), None) if _NATIVE_MARKS & set(value) else None
+    if native is not None:
+        return _native_record(value, native)
     if "method" in value:
         from adapterhub.spec.validation.adapter_folder import config_problems
 
@@ -162,6 +165,23 @@ def _record(value: Any, path: PurePath, *, size: int = 0) -> list[Problem]:
     if size > MAX_RECORD_BYTES:
         return [Problem("", f"{size:,} bytes are more than the {MAX_RECORD_BYTES:,} a record may have")]
     return record_problems(value, kind_of_record(value, path))
+
+
+def _native_record(value: dict[str, Any], model: str) -> list[Problem]:
+    """The problems of one of the hub's own catalogue records (SPEC.md 13)."""
+    from pydantic import ValidationError
+
+    from adapterhub.spec import catalogue
+    from adapterhub.spec.canonical import canonical_json
+    from adapterhub.spec.manifest import problems_of
+
+    try:
+        getattr(catalogue, model).model_validate_json(canonical_json(value))
+    except ValidationError as error:
+        return problems_of(error)
+    except ValueError as error:
+        return [Problem("", str(error))]
+    return []
 
 
 def _index_entry(value: dict[str, Any]) -> list[Problem]:
@@ -205,6 +225,19 @@ def _located(problems: list[Problem], lines: dict[str, int]) -> list[Problem]:
     return found
 
 
+#: Members that only the hub's own catalogue records have; records of the 2020 hub write `displayname`.
+_NATIVE_MARKS = {"display_name", "tag", "versions", "config_id", "namespace"}
+#: member → model of the record, the most telling first
+_NATIVE = (
+    ("versions", "AdapterRecord"),
+    ("config_id", "Architecture"),
+    ("tag", "Language"),
+    ("namespace", "Organisation"),
+    ("subtask", "Subtask"),
+    ("task", "Task"),
+    ("id", "AdapterTypeRecord"),
+    ("name", "Architecture"),
+)
 _KINDS: dict[type, str] = {
     str: "a text",
     int: "a number",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from adapterhub.spec.canonical import canonical_json
+from adapterhub.spec.composition import parse_composition
 from adapterhub.spec.config import AdapterConfig, parse_config
 from adapterhub.spec.errors import InvalidConfigError
+from adapterhub.spec.fusion import parse_fusion
 from adapterhub.spec.heads import HeadConfig, parse_head
-from adapterhub.spec.manifest import BaseModelInfo, Digest, Instant, Language, Library, Line, _problems, _Record
+from adapterhub.spec.manifest import BaseModelInfo, Digest, Instant, Language, Library, Line, _Record, problems_of
 from adapterhub.spec.safetensors_header import Header, SafetensorsError, read_header
 from adapterhub.spec.validation.path_names import name_problem
 from adapterhub.spec.validation.problem import Problem
@@ -34,6 +37,10 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter.safetensors"
 HEAD_CONFIG_FILE = "head_config.json"
 HEAD_WEIGHTS_FILE = "head.safetensors"
+FUSION_CONFIG_FILE = "fusion_config.json"
+FUSION_WEIGHTS_FILE = "fusion.safetensors"
+SETUP_FILE = "adapter_setup.json"
+FUSION_KEY = re.compile(r"[A-Za-z0-9_]+\.[0-9]+\.[A-Za-z0-9_]+\.(?:(?:query|key|value)\.(?:weight|bias)|temperature)")
 
 
 class TrainedOn(_Record):
@@ -66,13 +73,22 @@ class AdapterRecord(_Record):
 
 
 def folder_problems(folder: Path) -> list[Problem]:
-    """Everything that is wrong with the adapter folder `folder`; empty when nothing is."""
+    """Everything that is wrong with the folder of an adapter, a fusion, a setup or several adapters; empty when nothing is."""
+    return list(dict.fromkeys(_folder_problems(folder)))
+
+
+def _folder_problems(folder: Path) -> list[Problem]:
     problems = list(_file_problems(folder))
     if not (folder / CONFIG_FILE).is_file():
-        problems.append(
-            Problem("", f"there is no {CONFIG_FILE}", "Save the adapter with save_adapter.", file=CONFIG_FILE)
-        )
-        return problems
+        if (folder / SETUP_FILE).is_file():
+            return problems + list(_setup_problems(folder))
+        if (folder / FUSION_CONFIG_FILE).is_file():
+            return problems + list(_fusion_problems(folder)) + list(_head_problems(folder, _headers(folder, [])))
+        inner = [path for path in sorted(folder.iterdir()) if (path / CONFIG_FILE).is_file()]
+        if inner:
+            return problems + [found.within(path.name) for path in inner for found in folder_problems(path)]
+        hint = "Save the adapter with save_adapter."
+        return [*problems, Problem("", f"there is no {CONFIG_FILE}", hint, file=CONFIG_FILE)]
     if not (folder / WEIGHTS_FILE).is_file():
         problems.append(
             Problem("", f"there is no {WEIGHTS_FILE}", "Weights are published as safetensors only.", file=WEIGHTS_FILE)
@@ -81,6 +97,17 @@ def folder_problems(folder: Path) -> list[Problem]:
         return problems
     found, config, record = record_problems((folder / CONFIG_FILE).read_bytes())
     problems += [problem.within(CONFIG_FILE) for problem in found]
+    headers = _headers(folder, problems)
+    if config is not None and WEIGHTS_FILE in headers:
+        hidden_size = record.base_model.hidden_size if record is not None else None
+        wrong = tensor_problems(headers[WEIGHTS_FILE], config, hidden_size)
+        problems += [problem.within(WEIGHTS_FILE) for problem in wrong]
+    problems += _head_problems(folder, headers)
+    return problems
+
+
+def _headers(folder: Path, problems: list[Problem]) -> dict[str, Header]:
+    """The headers of the folder's safetensors files; what is wrong with one goes to `problems`."""
     headers: dict[str, Header] = {}
     for path in files_in(folder):
         if path.suffix == ".safetensors":
@@ -89,12 +116,71 @@ def folder_problems(folder: Path) -> list[Problem]:
                 headers[name] = read_header(path)
             except SafetensorsError as error:
                 problems.append(Problem(error.pointer, error.message, error.hint, file=name))
-    if config is not None and WEIGHTS_FILE in headers:
-        hidden_size = record.base_model.hidden_size if record is not None else None
-        wrong = tensor_problems(headers[WEIGHTS_FILE], config, hidden_size)
-        problems += [problem.within(WEIGHTS_FILE) for problem in wrong]
-    problems += _head_problems(folder, headers)
-    return problems
+    return headers
+
+
+def _fusion_problems(folder: Path) -> Iterator[Problem]:
+    """What is wrong with a fusion: `fusion_config.json` and `fusion.safetensors`."""
+    value, problem = _read_object(folder / FUSION_CONFIG_FILE)
+    if problem is not None:
+        yield problem.within(FUSION_CONFIG_FILE)
+        return
+    known = {"spec_version", "format", "name", "adapters", "config", "config_id", "base_model", "library"}
+    for key in sorted(set(value) - known):
+        yield Problem(pointer_of((key,)), "unknown member", file=FUSION_CONFIG_FILE)
+    names = value.get("adapters")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        yield Problem("/adapters", "is not a list of names of adapters", file=FUSION_CONFIG_FILE)
+    try:
+        parse_fusion(value.get("config"))
+    except InvalidConfigError as error:
+        for item in error.details.get("problems") or [{"pointer": "", "message": error.message}]:
+            yield Problem(f"/config{item['pointer'].rstrip('/')}", item["message"], file=FUSION_CONFIG_FILE)
+    path = folder / FUSION_WEIGHTS_FILE
+    if not path.is_file():
+        yield Problem("", f"there is no {FUSION_WEIGHTS_FILE}", file=FUSION_WEIGHTS_FILE)
+        return
+    try:
+        header = read_header(path)
+    except SafetensorsError as error:
+        yield Problem(error.pointer, error.message, error.hint, file=FUSION_WEIGHTS_FILE)
+        return
+    for tensor in header.tensors:
+        if not FUSION_KEY.fullmatch(tensor.name):
+            yield Problem("", f"{tensor.name[:200]!r} is no key of a fusion", file=FUSION_WEIGHTS_FILE)
+
+
+def _setup_problems(folder: Path) -> Iterator[Problem]:
+    """What is wrong with a setup: `adapter_setup.json` and the sub-folders it names."""
+    value, problem = _read_object(folder / SETUP_FILE)
+    if problem is not None:
+        yield problem.within(SETUP_FILE)
+        return
+    try:
+        parse_composition(value.get("adapter_setup"))
+    except InvalidConfigError as error:
+        yield Problem("/adapter_setup", error.message, error.hint, file=SETUP_FILE)
+    for kind in ("adapters", "fusions"):
+        named = value.get(kind, {})
+        if not isinstance(named, dict):
+            yield Problem(f"/{kind}", "is not an object of sub-folders", file=SETUP_FILE)
+            continue
+        for name, place in named.items():
+            pointer = pointer_of((kind, name))
+            if not isinstance(place, str) or name_problem(place) or not (folder / place).is_dir():
+                yield Problem(pointer, f"there is no sub-folder {place!r}", file=SETUP_FILE)
+                continue
+            yield from (problem.within(place) for problem in folder_problems(folder / place))
+
+
+def _read_object(path: Path) -> tuple[dict[str, Any], Problem | None]:
+    try:
+        value = read_json(path.read_bytes()[: MAX_JSON_BYTES + 1], max_bytes=MAX_JSON_BYTES)
+    except JSONSyntaxError as error:
+        return {}, Problem(error.pointer, error.message, error.hint, line=error.line)
+    if not isinstance(value, dict):
+        return {}, Problem("", "the top level is not an object", line=1)
+    return value, None
 
 
 def record_problems(data: bytes) -> tuple[list[Problem], AdapterConfig | None, AdapterRecord | None]:
@@ -119,7 +205,7 @@ def record_problems(data: bytes) -> tuple[list[Problem], AdapterConfig | None, A
     try:
         record = AdapterRecord.model_validate_json(canonical_json(value))
     except ValidationError as error:
-        problems += _problems(error, lines)
+        problems += problems_of(error, lines)
     except ValueError as error:
         problems.append(Problem("", str(error)))
     fields = value.get("config")
