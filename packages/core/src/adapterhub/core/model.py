@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from adapterhub.core.checking import check_identity
 from adapterhub.core.families import lay_out
@@ -16,6 +17,7 @@ from adapterhub.core.heads.methods import HeadMethods
 from adapterhub.core.overrides import Override, current_override, swap_override
 from adapterhub.core.plan import Plan, Rows
 from adapterhub.core.pool import Pool, pool_of
+from adapterhub.core.recomputing import carrying
 from adapterhub.core.subclass import is_generated, rebuild, stock_class, subclass_of
 from adapterhub.spec.composition import Composition, Fuse, parse_composition
 from adapterhub.spec.config import AdapterConfig
@@ -346,6 +348,10 @@ class AdapterModelMixin(HeadMethods):
     def __call__(self, *args: Any, adapter_names: Sequence[str | None] | None = None, **kwargs: Any) -> Any:
         """The model's forward. `adapter_names`: one adapter for each row of the batch, None for the bare model."""
         pool = self._adapterhub_pool
+        if (
+            pool.hooked == "" and adapter_names is None and current_override() is None
+        ):  # also what compiled code guards on
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
         if adapter_names is not None:
             previous = swap_override(override := Override(Rows(adapter_names)))
             try:
@@ -353,7 +359,7 @@ class AdapterModelMixin(HeadMethods):
                 return self.__call__(*args, **kwargs)
             finally:
                 swap_override(previous)
-                override.release()
+                override.release(linger=True)
         override = current_override()  # type: ignore[assignment]
         plan = pool.plan if override is None else override.plan_for(pool)
         if plan.copies > 1 and not (override is not None and override.expand):
@@ -363,10 +369,12 @@ class AdapterModelMixin(HeadMethods):
     def generate(self, *args: Any, adapter_names: Sequence[str | None] | None = None, **kwargs: Any) -> Any:
         """The model's `generate`. `adapter_names`: one adapter for each row, None for the bare model."""
         pool = self._adapterhub_pool
-        setup = Rows(adapter_names) if adapter_names is not None else self._plan.setup
-        if setup is None:
+        plan = self._plan
+        setup = Rows(adapter_names) if adapter_names is not None else plan.setup
+        if setup is None and current_override() is None:
             return super().generate(*args, **kwargs)  # type: ignore[misc]
-        previous = swap_override(override := Override(setup, expand=True))
+        override = Override(setup, expand=True, skip_layers=plan.leaves_out)
+        previous = swap_override(override)
         try:
             plan = override.plan_for(pool)
             if plan.copies > 1:
@@ -374,7 +382,16 @@ class AdapterModelMixin(HeadMethods):
             return super().generate(*args, **kwargs)  # type: ignore[misc]
         finally:
             swap_override(previous)
-            override.release()
+            override.release(linger=adapter_names is not None)
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **options: Any
+    ) -> None:
+        given = gradient_checkpointing_func
+        super()._set_gradient_checkpointing(enable, carrying(given), **options)  # type: ignore[misc]
+        if enable and getattr(given, "keywords", {}).get("use_reentrant"):
+            # the re-entrant kind gives gradients only where an input has one, and below the adapters nothing trains
+            self.enable_input_require_grads()  # type: ignore[attr-defined]
 
     # ---- copies, pickles ----------------------------------------------------------------------------------------------
 

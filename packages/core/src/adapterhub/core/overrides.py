@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -26,10 +26,19 @@ class Override:
     Args:
         setup: a composition, one adapter for each row, or None for the bare model.
         expand: whether a batch that is a multiple of the rows planned for repeats each row (beams, several sequences).
+        strict: whether a model without these adapters is an error; else it runs its own active ones.
+        skip_layers: indices of layers whose adapters do not run.
     """
 
-    def __init__(self, setup: Composition | Rows | None, *, expand: bool = False, strict: bool = True) -> None:
-        self.setup, self.expand, self.strict = setup, expand, strict
+    def __init__(
+        self,
+        setup: Composition | Rows | None,
+        *,
+        expand: bool = False,
+        strict: bool = True,
+        skip_layers: frozenset[int] = frozenset(),
+    ) -> None:
+        self.setup, self.expand, self.strict, self.skip_layers = setup, expand, strict, skip_layers
         self._plans: dict[int, tuple[Pool, Plan]] = {}
 
     def plan_for(self, pool: Pool) -> Plan:
@@ -40,14 +49,20 @@ class Override:
         if self.setup is not None and not self.strict and not pool.knows(self.setup):
             plan = pool.plan
         else:
-            plan = pool.compile(self.setup, expand=self.expand)
+            plan = pool.compile(self.setup, skip_layers=self.skip_layers, expand=self.expand)
         pool.hold(plan)
         self._plans[id(pool)] = (pool, plan)
         return plan
 
-    def release(self) -> None:
-        """Unhook what only this override used."""
+    def pools(self) -> list[Pool]:
+        """The pools of the models that met this override."""
+        return [pool for pool, _ in self._plans.values()]
+
+    def release(self, *, linger: bool = False) -> None:
+        """Unhook what only this override used; with `linger` not before another one comes."""
         for pool, plan in self._plans.values():
+            if linger:
+                pool.linger(plan)
             pool.release(plan)
         self._plans.clear()
 
@@ -98,19 +113,28 @@ class AdapterSetup:
 
     Args:
         setup: a name, a composition, a list (a Stack), or None for the bare model.
+        adapter_names: in place of a setup, one adapter for each row of the batch, None for the bare model.
+        skip_layers: indices of layers whose adapters do not run (AdapterDrop, Rücklé et al., 2021).
 
     Raises:
         AdapterNotFoundError: on entering, when no model has all the adapters named.
     """
 
-    def __init__(self, setup: Any) -> None:
-        self.setup = parse_composition(setup)
+    def __init__(
+        self, setup: Any = None, *, adapter_names: Sequence[str | None] | None = None, skip_layers: Iterable[int] = ()
+    ) -> None:
+        from adapterhub.core.plan import Rows
+
+        self.setup: Composition | Rows | None = (
+            parse_composition(setup) if adapter_names is None else Rows(adapter_names)
+        )
+        self.skip_layers = frozenset(skip_layers)
         self._entered: list[tuple[Override, Override | None]] = []
 
     def __enter__(self) -> AdapterSetup:
         from adapterhub.core.pool import live_pools
 
-        override = Override(self.setup, strict=False)
+        override = Override(self.setup, strict=False, skip_layers=self.skip_layers)
         fitting = [pool for pool in live_pools() if self.setup is None or pool.knows(self.setup)]
         if not fitting and self.setup is not None:
             raise AdapterNotFoundError(

@@ -129,6 +129,8 @@ class Pool:
         self.by_key: dict[str, Site] = {site.key: site for site in self.sites}
         self._plans: dict[Any, Plan] = {}
         self.plan = Plan(None, [None] * len(self.sites), [])
+        self.lingering: Plan | None = None
+        self.hooked = ""
         _live.add(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -399,6 +401,9 @@ class Pool:
             self.hold(plan)
             self.plan = plan
             self.release(previous)
+            if self.lingering is not None:
+                self.release(self.lingering)
+                self.lingering = None
 
     def compile(
         self, setup: Composition | Rows | None, *, skip_layers: frozenset[int] = frozenset(), expand: bool = False
@@ -433,18 +438,45 @@ class Pool:
     def hold(self, plan: Plan) -> None:
         """Count one more user of the plan; sites used for the first time get their hooks."""
         with _lock:
+            fresh = [site for site in plan.sites if site.users == 0]
             for site in plan.sites:
                 site.users += 1
-                if site.users == 1:
-                    site.install()
+            for site in fresh:
+                site.install()
+            if fresh:
+                self._hooks_changed()
 
     def release(self, plan: Plan) -> None:
         """Count one user less; sites without users lose their hooks."""
         with _lock:
+            stale = []
             for site in plan.sites:
                 site.users -= 1
                 if site.users == 0:
-                    site.remove()
+                    stale.append(site)
+            for site in stale:
+                site.remove()
+            if stale:
+                self._hooks_changed()
+
+    def _hooks_changed(self) -> None:
+        """Let compiled code notice. torch.compile traces hooks but does not guard on them, so the model's call reads
+        `hooked`, which it does guard on; modules compiled in place (`module.compile()`) are traced anew."""
+        hooked = [site for site in self.sites if isinstance(site, HookedSite) and site.handles]
+        self.hooked = " ".join(str(site.index) for site in hooked)
+        for module in (self.model, self.base_model, *(site.host for site in hooked)):
+            if getattr(module, "_compiled_call_impl", None) is not None:
+                torch._dynamo.reset()
+                break
+
+    def linger(self, plan: Plan) -> None:
+        """Keep the hooks of a plan that just ran until another one lingers or the active setup changes: a server that
+        names adapters in every call need not hook and unhook for each."""
+        with _lock:
+            previous, self.lingering = self.lingering, plan
+            self.hold(plan)
+            if previous is not None:
+                self.release(previous)
 
     def remember_trained(self) -> None:
         """Note which of the model's own parameters train, before the first freeze; `detach` puts that back."""
