@@ -77,6 +77,10 @@ def detach(model: nn.Module) -> nn.Module:
     """
     pool = pool_of(model)
     release_heads(model)
+    if pool.merged is not None:
+        from adapterhub.core.merged import unmerge_adapter
+
+        unmerge_adapter(model)
     pool.activate(None)
     for site in pool.sites:
         site.clear()
@@ -133,6 +137,8 @@ class AdapterModelMixin(HeadMethods):
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter, its fusions and the head of its name."""
+        if self._pool.merged is not None and self._pool.merged.name == adapter_name:
+            self.unmerge_adapter(adapter_name)
         self._pool.delete(adapter_name)
         heads_of(self._pool.model).delete(adapter_name)
 
@@ -331,17 +337,17 @@ class AdapterModelMixin(HeadMethods):
 
         merging.average_adapter(self, adapter_name, adapter_list, weights, **options)
 
-    def merge_adapter(self, adapter_name: str, **options: Any) -> None:
+    def merge_adapter(self, adapter_name: str) -> None:
         """Fold an adapter that allows it (LoRA, IA3) into the weights of the model."""
-        from adapterhub.core import merging
+        from adapterhub.core.merged import merge_adapter
 
-        merging.merge_adapter(self, adapter_name, **options)
+        merge_adapter(self._pool.model, adapter_name)
 
     def unmerge_adapter(self, adapter_name: str | None = None) -> None:
         """Take a merged adapter out of the weights again."""
-        from adapterhub.core import merging
+        from adapterhub.core.merged import unmerge_adapter
 
-        merging.unmerge_adapter(self, adapter_name)
+        unmerge_adapter(self._pool.model, adapter_name)
 
     # ---- running ------------------------------------------------------------------------------------------------------
 

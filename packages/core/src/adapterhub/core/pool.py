@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from adapterhub.core.attention_sites import AttentionSite
     from adapterhub.core.layer_sites import LayerSite
     from adapterhub.core.linear_sites import LinearSite
+    from adapterhub.core.merged import Merged
     from adapterhub.core.prompt_sites import PromptSite
     from adapterhub.spec.fusion import FusionConfig
 
@@ -122,6 +123,7 @@ class Pool:
         self.adapters: dict[str, Adapter] = {}
         self.fusions: dict[str, Fusion] = {}
         self.frozen = False
+        self.merged: Merged | None = None
         self.model_name: str | None = None
         self.trained_before: dict[str, bool] = {}
         self.sites: list[Site] = []
