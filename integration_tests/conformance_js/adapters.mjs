@@ -206,7 +206,8 @@ export function lora(x, weight, bias, w, config) {
     const change = matmul(x, transpose(delta));
     result = add(matmul(x, transpose(weight)), times(change, config.use_gating ? gate(x, w) : plain));
   }
-  return bias === undefined ? result : add(result, bias);
+  if (bias !== undefined) result = add(result, bias);
+  return config.bias ? add(result, w.bias) : result;
 }
 
 /** IA3: the output, or the input, of a linear map scaled. */

@@ -166,10 +166,10 @@ def _write_bottleneck(config: AdapterConfig) -> dict[str, Any]:
 
 def _write_lora(config: AdapterConfig) -> dict[str, Any]:
     assert isinstance(config, LoRAConfig)
-    if config.targets is not None or config.use_rslora or config.rank_pattern or config.alpha_pattern:
-        raise InvalidConfigError("The peers cannot express targets, rank patterns or rank-stabilised scaling.")
+    if config.targets is not None or config.use_rslora or config.rank_pattern or config.alpha_pattern or config.bias:
+        raise InvalidConfigError("The peers cannot express targets, patterns, offsets or rank-stabilised scaling.")
     fields = config.expand()
-    for ours in ("method", "targets", "use_rslora", "rank_pattern", "alpha_pattern"):
+    for ours in ("method", "targets", "use_rslora", "bias", "rank_pattern", "alpha_pattern"):
         fields.pop(ours)
     return {
         "architecture": "lora",

@@ -256,6 +256,7 @@ class LoRAConfig(AdapterConfig):
     use_gating: StrictBool = False
     use_dora: StrictBool = False
     use_rslora: StrictBool = False
+    bias: StrictBool = Field(False, description="a trained offset beside each update, added to the output of the map")
     init_weights: Literal["lora", "bert", "gaussian", "orthogonal"] = "lora"
     init_weights_seed: Seed | None = None
     leave_out: Layers = ()

@@ -83,13 +83,8 @@ def read_adapter(folder: Path, pool: Pool, with_head: bool = True) -> AdapterChe
         raise CheckpointError(f"{weights} adapts no linear map of this model: {shorten(by_path or rest)}.")
     config, tensors = (_lora if kind == "LORA" else _ia3)(document, known, found)
     head, left = _head(rest, document, pool) if with_head else (None, [])
-    biases = [key for key in left if key.endswith(".bias") and document.get("bias") in ("all", "lora_only")]
-    if biases:
-        raise CheckpointError(
-            f"{folder} was trained with bias={document['bias']!r}: it holds new biases of the base model "
-            f"({shorten(biases)}), which no adapter here can carry.",
-            hint="Load it with strict=False to leave them out; the outputs then differ.",
-        )
+    if kind == "LORA" and document.get("bias") in ("all", "lora_only"):
+        config, left = _with_biases(config, tensors, {key: rest[key] for key in left}, found, folder)
     return AdapterCheckpoint(
         name=folder.name,
         config=config,
@@ -234,6 +229,45 @@ def _lora(
         "alpha_pattern": alphas,
     }
     return parse_config({**fields, **_lora_places(sites, found.pool)}), tensors
+
+
+def _with_biases(
+    config: AdapterConfig, tensors: dict[str, Tensor], biases: Mapping[str, Tensor], found: _Maps, folder: Path
+) -> tuple[AdapterConfig, list[str]]:
+    """The config with `bias`, the differences to the model's own biases among `tensors`, and the keys that are left.
+
+    Raises:
+        CheckpointError: a bias was trained where nothing is adapted.
+    """
+    left, astray = [], []
+    changed: dict[str, Tensor] = {}
+    for key, tensor in biases.items():
+        path = found.absolute(key.removesuffix(".bias")) if key.endswith(".bias") else None
+        own = None if path is None else found.pool.base_model.get_submodule(path)._parameters.get("bias")
+        if path is None or own is None:
+            left.append(key)
+            continue
+        difference = tensor - own.detach().to(tensor)
+        if any(site.place.path == path for site in _adapted(tensors, found.pool)):
+            changed[path] = difference
+        elif bool(difference.any()):
+            astray.append(key)
+    if astray:
+        raise CheckpointError(
+            f"{folder} also changes biases of modules it does not adapt ({shorten(astray)}), which no adapter here can carry.",
+            hint="Train with bias='lora_only' or 'none'.",
+        )
+    for site in _adapted(tensors, found.pool):
+        whole = changed.get(site.place.path)
+        reference = tensors[f"{site.key}.b"]
+        rows = slice(site.place.start, site.place.stop)
+        tensors[f"{site.key}.bias"] = reference.new_zeros(reference.shape[0]) if whole is None else whole[rows]
+    return config.replace(bias=True), left
+
+
+def _adapted(tensors: Mapping[str, Tensor], pool: Pool) -> list[LinearSite]:
+    sites = [pool.by_key.get(key.removesuffix(".a")) for key in tensors if key.endswith(".a")]
+    return [site for site in sites if isinstance(site, LinearSite)]
 
 
 def _ia3(
@@ -383,6 +417,14 @@ def _write_lora(
         if not math.isclose(alpha, float(config.alpha)):
             alphas[name] = alpha
         tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = down, up
+        if config.bias:
+            bias = getattr(linear, "bias", None)
+            if not isinstance(bias, Tensor):
+                raise InvalidConfigError(f"{path} has no bias, so PEFT cannot train one there.")
+            changed = bias.detach().clone()
+            for site in sites:
+                changed[site.place.start : site.place.stop] += checkpoint.tensors[f"{site.key}.bias"].to(changed)
+            tensors[f"{name}.base_layer.bias"] = changed
         if config.use_dora:
             if not whole and sum(part.shape[0] for part in ups) != up.shape[0]:
                 raise InvalidConfigError(f"PEFT cannot have DoRA on a part of the fused map {path}.")
@@ -394,7 +436,7 @@ def _write_lora(
         "lora_alpha": config.alpha,
         "lora_dropout": float(config.dropout),
         "target_modules": _suffixes(groups, prefix, pool),
-        "bias": "none",
+        "bias": "lora_only" if config.bias else "none",
         "fan_in_fan_out": conv,
         "use_rslora": config.use_rslora,
         "use_dora": config.use_dora,

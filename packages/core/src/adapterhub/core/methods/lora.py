@@ -1,6 +1,7 @@
 """LoRA (Hu et al., 2022, arXiv:2106.09685): low-rank updates beside frozen linear maps.
 
 y = W x + b + s · B A dropout(x)          A [r, in], B [out, r],  s = alpha / r, or alpha / sqrt(r) rank-stabilised
+with `bias` a trained offset c [out] is added to y
 gated (Mao et al., 2022): s is replaced by mean over tokens of sigmoid(W_g x + b_g)
 DoRA (Liu et al., 2024, arXiv:2402.09353):  y = m / ‖W + s B A‖ · (W x + s B A dropout(x)) + b
     with m [out] trained and the norm taken over the rows of the sum, as a constant in the backward pass
@@ -75,7 +76,7 @@ class LoRA(nn.Module):
         config: switches.
         site: the map.
         rank, alpha: r and alpha here.
-        source: where A [rank, in], B [out, rank], and where asked for `magnitude` [out] and the gate come from.
+        source: where A [rank, in], B [out, rank], and where asked for `magnitude` [out], `bias` [out] and the gate come from.
     """
 
     def __init__(self, config: LoRAConfig, site: LinearSite, rank: int, alpha: float, source: Source) -> None:
@@ -91,6 +92,7 @@ class LoRA(nn.Module):
         if config.use_dora:
             self.magnitude = source("magnitude", (outputs,), lambda value, _: value.copy_(_row_norms(self.linear())))
         self.gate = Linear(inputs, 1, source.within("gate."), normal(0.02)) if config.use_gating else None
+        self.bias = source("bias", (outputs,), zeros) if config.bias else None
         self.scale = 1.0 if config.use_gating else alpha / _divisor(rank, config.use_rslora)
         self.dropout = float(config.dropout)
         #: set for checkpoints trained with adapters 1.3, whose norm lacks the scale and whose bias is rescaled too
@@ -109,7 +111,11 @@ class LoRA(nn.Module):
             update = update * self.scale
         if self.gate is not None:
             update = update * torch.sigmoid(self.gate.forward(value)).mean(dim=-2, keepdim=True)
-        update = update.to(output.dtype)
+        placed = self._placed(output, update.to(output.dtype))
+        return placed if self.bias is None else placed + self.bias.to(output.dtype)
+
+    def _placed(self, output: Tensor, update: Tensor) -> Tensor:
+        """Output and update together: added, and with DoRA brought to the trained norms."""
         if self.magnitude is None:
             return output + update
         weight = self.linear().detach()

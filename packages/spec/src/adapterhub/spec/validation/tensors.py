@@ -41,7 +41,7 @@ _KEYS: dict[str, re.Pattern[str]] = {
         rf"|{_WORD}\.embedding\.(?:f|g|s1|s2)\.{_NETWORK}"
         rf"|shared\.(?:(?:rule|rule_left|rule_right)|(?:down|up)\.(?:left|right|weight))"
     ),
-    "lora": re.compile(rf"(?P<site>{_AT_LINEAR})\.(?:a|b|magnitude{_GATED})"),
+    "lora": re.compile(rf"(?P<site>{_AT_LINEAR})\.(?:a|b|bias|magnitude{_GATED})"),
     "ia3": re.compile(rf"(?P<site>{_AT_LINEAR})\.(?:scale{_GATED})"),
     "prefix": re.compile(rf"shared\.{_WORD}\.(?:tokens|values|{_NETWORK})|{_LAYER}\.{_WORD}\.gate\.{_LINEAR}"),
     "prompt": re.compile(rf"{_WORD}\.prompt\.tokens"),
