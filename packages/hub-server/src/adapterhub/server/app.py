@@ -10,7 +10,10 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from adapterhub.server.__about__ import __version__
+from adapterhub.server.moderation.webhooks import deliver_webhooks
+from adapterhub.server.operations.downloads import Downloads, count_downloads
 from adapterhub.server.operations.requests import RequestLayer, configure_logging
+from adapterhub.server.operations.sweeping import sweep_uploads
 from adapterhub.server.problems import PROBLEM_RESPONSES, add_problem_handlers
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage import open_storage
@@ -47,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            app.state.downloads.flush()
             storage.close()
 
     app = FastAPI(
@@ -63,7 +67,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.storage = storage
     app.state.stopping = False
-    app.state.background = []
+    app.state.downloads = Downloads(storage)
+    app.state.background = [count_downloads, deliver_webhooks, sweep_uploads]
     add_problem_handlers(app)
     for name in ROUTERS:
         module = importlib.import_module(name)

@@ -38,6 +38,7 @@ class Settings:
         rate_per_minute_token: requests a minute for one token.
         trust_proxy: take the client's address from `X-Forwarded-For`, as set by the proxy in front.
         private_webhooks: allow webhooks to private and loopback addresses, and plain http (for tests and closed networks).
+        webhook_retry_seconds: wait before the second attempt; each further wait is three times as long.
         upstream: address of a hub to pull from what this one does not have.
         upstream_token: token for `upstream`.
         log_level: `debug`, `info`, `warning` or `error`.
@@ -62,6 +63,7 @@ class Settings:
     rate_per_minute_token: int = 0
     trust_proxy: bool = False
     private_webhooks: bool = False
+    webhook_retry_seconds: float = 10.0
     upstream: str = ""
     upstream_token: str = dataclasses.field(default="", repr=False)
     log_level: str = "info"

@@ -18,7 +18,8 @@ from adapterhub.server.accounts.organisations import (
 )
 from adapterhub.server.accounts.tokens import check_scopes, create_token, list_tokens, parse_duration, revoke_token
 from adapterhub.server.accounts.viewer import Viewer, forbidden
-from adapterhub.server.dependencies import Bearer, StorageOf, ViewerOf
+from adapterhub.server.dependencies import Bearer, SettingsOf, StorageOf, ViewerOf
+from adapterhub.server.moderation import webhooks
 from adapterhub.server.moderation.audit import record
 from adapterhub.server.storage.changes import project
 from adapterhub.server.storage.database import next_serial
@@ -30,6 +31,7 @@ __all__ = ["router"]
 
 router = APIRouter(prefix="/v1", tags=["accounts"], dependencies=[Depends(Bearer)])
 
+Number = Annotated[int, Path(ge=1, le=2**53)]
 Organisation = Annotated[str, Path(max_length=64)]
 
 
@@ -66,6 +68,13 @@ class NewToken(_Body):
     expires: Annotated[str, Field(max_length=16)] | None = None
     name: str = Field("", max_length=200)
     adapters: str = Field("", max_length=128)
+
+
+class NewWebhook(_Body):
+    """Where to post events; no events named means all."""
+
+    url: str = Field(max_length=1000)
+    events: Annotated[list[Annotated[str, Field(max_length=48)]], Field(max_length=20)] = []
 
 
 class Role(_Body):
@@ -256,6 +265,52 @@ def tokens_revoke(storage: StorageOf, viewer: ViewerOf, token_id: Annotated[int,
             private=True,
         )
     return Response(status_code=204)
+
+
+@router.get("/webhooks", summary="Webhooks of the organisation")
+def webhooks_list(storage: StorageOf, viewer: ViewerOf) -> dict[str, Any]:
+    """With their last deliveries; secrets are never shown again."""
+    with storage.database.read() as connection:
+        return {"items": webhooks.list_webhooks(connection, _own_organisation(viewer))}
+
+
+@router.post("/webhooks", status_code=201, summary="Add a webhook")
+def webhooks_create(storage: StorageOf, settings: SettingsOf, viewer: ViewerOf, body: NewWebhook) -> dict[str, Any]:
+    """Posts are signed with the `secret` of the answer, which is shown this once."""
+    organisation_id = _own_organisation(viewer)
+    with storage.database.write() as connection:
+        made = webhooks.create_webhook(connection, settings, organisation_id, body.url, body.events)
+        _note(connection, viewer, "webhook.create", made["id"], {"url": body.url})
+        return made
+
+
+@router.delete("/webhooks/{webhook_id}", status_code=204, summary="Delete a webhook")
+def webhooks_remove(storage: StorageOf, viewer: ViewerOf, webhook_id: Number) -> Response:
+    """What it still had to deliver is dropped."""
+    with storage.database.write() as connection:
+        webhooks.remove_webhook(connection, _own_organisation(viewer), webhook_id)
+        _note(connection, viewer, "webhook.delete", webhook_id, {})
+    return Response(status_code=204)
+
+
+@router.post("/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202, summary="Deliver again")
+def webhooks_redeliver(storage: StorageOf, viewer: ViewerOf, webhook_id: Number, delivery_id: Number) -> dict[str, Any]:
+    """Whatever became of it before."""
+    with storage.database.write() as connection:
+        webhooks.redeliver(connection, _own_organisation(viewer), webhook_id, delivery_id)
+    return {"queued": True}
+
+
+def _own_organisation(viewer: Viewer) -> int:
+    viewer.require("admin")
+    if viewer.organisation_id is None:
+        raise forbidden("This is done with an admin token of the organisation.")
+    return viewer.organisation_id
+
+
+def _note(connection: Connection, viewer: Viewer, action: str, number: int, details: dict[str, Any]) -> None:
+    subject = f"webhook {number}"
+    record(connection, viewer.name, action, subject, details, organisation_id=viewer.organisation_id, private=True)
 
 
 def _made(

@@ -15,6 +15,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapterhub.server.operations.metrics import IN_FLIGHT, REQUEST_SECONDS, REQUESTS
+from adapterhub.server.operations.rates import RateLimits
 from adapterhub.server.settings import Settings
 
 __all__ = ["RequestLayer", "configure_logging"]
@@ -42,6 +43,7 @@ class RequestLayer:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.settings = settings
+        self.limits = RateLimits(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,6 +55,8 @@ class RequestLayer:
         scope.setdefault("state", {})["request_id"] = request_id
         began = time.perf_counter()
         status, sent = 0, 0
+        authorization = headers.get(b"authorization", b"")
+        verdict = self.limits.check(scope, authorization, client_address(scope, self.settings))
 
         async def answer(message: Message) -> None:
             nonlocal status, sent
@@ -64,12 +68,17 @@ class RequestLayer:
                 if _API_POLICY[0] not in names:
                     own.append(_API_POLICY)
                 own.append((b"x-request-id", request_id.encode()))
+                if verdict is not None:
+                    own.extend(verdict.headers)
             elif message["type"] == "http.response.body":
                 sent += len(message.get("body", b""))
             await send(message)
 
         IN_FLIGHT.inc()
         try:
+            if verdict is not None and not verdict.allowed:
+                await _send_problem(answer, request_id, 429, f"More than {verdict.limit} requests a minute.")
+                return
             refused = self._refuse(scope, headers)
             if refused is not None:
                 await _send_problem(answer, request_id, *refused)
@@ -81,6 +90,8 @@ class RequestLayer:
             await _send_problem(answer, request_id, 413, str(error))
         finally:
             IN_FLIGHT.dec()
+            if status == 401 and verdict is not None and authorization:
+                self.limits.punish(verdict.address)
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "") or "unmatched"
             REQUESTS.labels(scope["method"] if len(scope["method"]) < 8 else "OTHER", route, status or 499).inc()
@@ -152,7 +163,9 @@ async def _send_problem(send: Callable[[Message], Awaitable[None]], request_id: 
     body = json.dumps(
         {
             "type": f"urn:adapterhub:problem:{code}",
-            "title": {413: "Too large", 415: "Unsupported encoding"}.get(status, "Bad request"),
+            "title": {413: "Too large", 415: "Unsupported encoding", 429: "Too many requests"}.get(
+                status, "Bad request"
+            ),
             "status": status,
             "detail": detail,
             "code": code,

@@ -16,6 +16,7 @@ from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
 from adapterhub.server.dependencies import Bearer, SettingsOf, StorageOf, ViewerOf
 from adapterhub.server.operations.metrics import BLOB_BYTES, RESOLVES
 from adapterhub.server.resolving.content import blob_size, manifest_bytes, parse_range
+from adapterhub.server.resolving.details import adapter_details, version_details
 from adapterhub.server.resolving.files import etag_of, index_file
 from adapterhub.server.resolving.history import adapter_history
 from adapterhub.server.resolving.service import resolve_reference
@@ -112,18 +113,22 @@ async def index(
 ) -> Response:
     """JSON lines, one per version; see the spec. 404 means: nothing there."""
 
-    def work() -> bytes | None:
+    def work() -> tuple[int, bytes | None]:
         with storage.database.read() as connection:
-            return index_file(connection, settings, path, viewer)
+            serial = int(connection.execute(_SERIAL).scalar_one())
+            return serial, index_file(connection, settings, path, viewer)
 
-    body = await query(storage, work)
+    serial, body = await query(storage, work)
     if body is None:
         upstream = getattr(request.app.state, "upstream", None)
         pulled = await upstream.index(request, viewer, path) if upstream is not None else None
         if pulled is not None:
             return pulled
-        raise AdapterNotFoundError(f"There is no index file /index/{path[:200]}.")
-    headers = {"ETag": etag_of(body), **_cache_headers(viewer, _SHORT)}
+        missing = AdapterNotFoundError(f"There is no index file /index/{path[:200]}.")
+        missing.headers = {"AdapterHub-Serial": str(serial)}  # type: ignore[attr-defined]
+        raise missing
+    # the serial only grows: a client that has seen a higher one knows that it is shown an old index
+    headers = {"ETag": etag_of(body), "AdapterHub-Serial": str(serial), **_cache_headers(viewer, _SHORT)}
     if _matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     kind = "application/json" if path.endswith(".json") else "application/jsonl"
@@ -205,6 +210,24 @@ async def blob(
             downloads.completed(request, viewer, digest)
 
     return StreamingResponse(body(), 206 if asked else 200, headers, media_type="application/octet-stream")
+
+
+@router.get("/v1/adapters/@{namespace}/{name}", tags=["adapters"], summary="One adapter and its versions")
+def adapter(storage: StorageOf, viewer: ViewerOf, namespace: Namespace, name: Name) -> Response:
+    """Its properties, texts and counts, and its versions, newest first."""
+    with storage.database.read() as connection:
+        found = adapter_details(connection, namespace, name, viewer)
+    return JSONResponse(found, headers=_cache_headers(viewer, _SHORT))
+
+
+@router.get(
+    "/v1/adapters/@{namespace}/{name}/versions/{version}", tags=["adapters"], summary="One version with its manifest"
+)
+def adapter_version(storage: StorageOf, viewer: ViewerOf, namespace: Namespace, name: Name, version: Name) -> Response:
+    """The index entry, the manifest, the files."""
+    with storage.database.read() as connection:
+        found = version_details(connection, namespace, name, version, viewer)
+    return JSONResponse(found, headers=_cache_headers(viewer, _SHORT))
 
 
 @router.get("/v1/adapters/@{namespace}/{name}/history", tags=["adapters"], summary="Every version there ever was")

@@ -1,0 +1,277 @@
+"""Webhooks: events posted to the addresses an organisation names, signed, with retries, never into private networks.
+
+    X-AdapterHub-Signature: t=<seconds>,v1=<hex of HMAC-SHA256(secret, "<seconds>.<body>")>
+
+The host is resolved once, every address found must be public, and the connection goes to the address that was checked.
+No redirects; ports 443 and 80; five seconds; a megabyte of answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from fastapi import FastAPI
+from sqlalchemy import Connection, Row, delete, insert, select, update
+from starlette.concurrency import run_in_threadpool
+
+from adapterhub.server.moderation.events import EVENTS
+from adapterhub.server.settings import Settings
+from adapterhub.server.storage import Storage
+from adapterhub.server.storage.database import inserted_id
+from adapterhub.server.storage.tables import now, webhook_deliveries, webhooks
+from adapterhub.spec.errors import AdapterNotFoundError, InvalidConfigError
+
+__all__ = ["check_address", "create_webhook", "deliver_webhooks", "list_webhooks", "remove_webhook", "sign"]
+
+log = logging.getLogger("adapterhub.server.webhooks")
+
+_ATTEMPTS = 8
+_TIMEOUT = 5.0
+_MAX_ANSWER = 1024 * 1024
+_POLL_SECONDS = 1.0
+_MAX_PER_ORGANISATION = 20
+
+
+def sign(secret: str, moment: int, body: bytes) -> str:
+    """The signature header for a body sent at `moment` (seconds since the epoch)."""
+    mac = hmac.new(secret.encode(), f"{moment}.".encode() + body, hashlib.sha256)
+    return f"t={moment},v1={mac.hexdigest()}"
+
+
+def create_webhook(
+    connection: Connection, settings: Settings, organisation_id: int, url: str, events: Iterable[str]
+) -> dict[str, Any]:
+    """Add a webhook. `secret` in the answer is shown this once.
+
+    Raises:
+        InvalidConfigError: an address webhooks may not have, an unknown event, too many webhooks.
+    """
+    wanted = list(dict.fromkeys(events))
+    if unknown := [event for event in wanted if event not in EVENTS]:
+        raise InvalidConfigError(f"There is no event {unknown[0]!r}.", hint=f"Events: {', '.join(EVENTS)}.")
+    _parts(settings, url)
+    count = len(connection.execute(select(webhooks.c.id).where(webhooks.c.organisation_id == organisation_id)).all())
+    if count >= _MAX_PER_ORGANISATION:
+        raise InvalidConfigError(f"There are {count} webhooks already.", hint="Delete one first.")
+    secret = f"ahws_{secrets.token_urlsafe(32)}"
+    made = connection.execute(
+        insert(webhooks).values(
+            organisation_id=organisation_id, url=url, secret=secret, events=" ".join(wanted), created_at=now()
+        )
+    )
+    return {"id": inserted_id(made), "url": url, "events": wanted, "secret": secret}
+
+
+def list_webhooks(connection: Connection, organisation_id: int) -> list[dict[str, Any]]:
+    """The webhooks of an organisation with their last deliveries; no secrets."""
+    found = []
+    for row in connection.execute(select(webhooks).where(webhooks.c.organisation_id == organisation_id)).all():
+        last = connection.execute(
+            select(webhook_deliveries)
+            .where(webhook_deliveries.c.webhook_id == row.id)
+            .order_by(webhook_deliveries.c.id.desc())
+            .limit(20)
+        )
+        found.append(
+            {
+                "id": row.id,
+                "url": row.url,
+                "events": row.events.split(),
+                "active": row.active,
+                "created_at": row.created_at,
+                "deliveries": [
+                    {
+                        "id": one.id,
+                        "event": one.event,
+                        "attempts": one.attempts,
+                        "answer": one.answer,
+                        "delivered_at": one.delivered_at,
+                        "next_attempt_at": one.due_at,
+                    }
+                    for one in last
+                ],
+            }
+        )
+    return found
+
+
+def remove_webhook(connection: Connection, organisation_id: int, webhook_id: int) -> None:
+    """Delete a webhook and what it still had to deliver."""
+    _own(connection, organisation_id, webhook_id)
+    connection.execute(delete(webhook_deliveries).where(webhook_deliveries.c.webhook_id == webhook_id))
+    connection.execute(delete(webhooks).where(webhooks.c.id == webhook_id))
+
+
+def redeliver(connection: Connection, organisation_id: int, webhook_id: int, delivery_id: int) -> None:
+    """Send a delivery again, whatever became of it."""
+    _own(connection, organisation_id, webhook_id)
+    changed = connection.execute(
+        update(webhook_deliveries)
+        .where(webhook_deliveries.c.id == delivery_id, webhook_deliveries.c.webhook_id == webhook_id)
+        .values(due_at=now(), attempts=0, delivered_at=None)
+    )
+    if not changed.rowcount:
+        raise AdapterNotFoundError(f"There is no delivery {delivery_id}.")
+
+
+def check_address(settings: Settings, url: str) -> tuple[str, str, int]:
+    """Resolve a webhook's host; returns (address to connect to, host name, port).
+
+    Raises:
+        InvalidConfigError: the URL is not allowed, or its host has an address that is not public.
+    """
+    _, host, port = _parts(settings, url)
+    try:
+        found = {str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except OSError as error:
+        raise InvalidConfigError(f"{host} cannot be resolved: {error}.") from None
+    for address in found:
+        if not (settings.private_webhooks or _is_public(address)):
+            raise InvalidConfigError(f"{host} has the address {address}, which is not public.")
+    return sorted(found)[0], host, port
+
+
+async def deliver_webhooks(app: FastAPI) -> None:
+    """Background task: deliver what is due, each delivery by one replica at a time."""
+    storage: Storage = app.state.storage
+    settings: Settings = app.state.settings
+    while True:
+        try:
+            due = await run_in_threadpool(_claim, storage)
+            await asyncio.gather(*(_deliver(storage, settings, row) for row in due))
+        except Exception:
+            log.exception("webhooks could not be delivered")
+            due = []
+        if not due:
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+def _is_public(address: str) -> bool:
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        mapped = parsed.ipv4_mapped or (parsed.sixtofour if parsed.sixtofour else None)
+        if mapped is not None:
+            parsed = mapped
+        elif parsed in ipaddress.ip_network("64:ff9b::/96"):
+            parsed = ipaddress.ip_address(int(parsed) & 0xFFFFFFFF)
+    return parsed.is_global and not parsed.is_multicast and not parsed.is_reserved
+
+
+def _parts(settings: Settings, url: str) -> tuple[str, str, int]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise InvalidConfigError(f"{url[:200]!r} is no address.") from None
+    host = parts.hostname or ""
+    private = settings.private_webhooks
+    if len(url) > 1000 or any(ord(letter) <= 32 or ord(letter) > 126 for letter in url):
+        raise InvalidConfigError("The address holds blanks or characters outside ASCII, or is too long.")
+    if parts.scheme not in (("https", "http") if private else ("https",)) or not host or parts.username is not None:
+        raise InvalidConfigError(f"{url[:200]!r} is no https address of a host.", hint="Write https://HOST/PATH.")
+    port = port or (443 if parts.scheme == "https" else 80)
+    if port not in (443, 80) and not private:
+        raise InvalidConfigError(f"Webhooks go to the ports 443 and 80, not {port}.")
+    return parts.scheme, host, port
+
+
+def _own(connection: Connection, organisation_id: int, webhook_id: int) -> None:
+    row = connection.execute(
+        select(webhooks.c.id).where(webhooks.c.id == webhook_id, webhooks.c.organisation_id == organisation_id)
+    ).first()
+    if row is None:
+        raise AdapterNotFoundError(f"There is no webhook {webhook_id}.")
+
+
+def _claim(storage: Storage) -> list[Row[Any]]:
+    """Take deliveries that are due; for two minutes nobody else will."""
+    with storage.database.read() as connection:
+        query = (
+            select(webhook_deliveries, webhooks.c.url, webhooks.c.secret)
+            .join(webhooks, webhooks.c.id == webhook_deliveries.c.webhook_id)
+            .where(webhook_deliveries.c.due_at <= now(), webhooks.c.active)
+            .order_by(webhook_deliveries.c.id)
+            .limit(20)
+        )
+        found = connection.execute(query).all()
+    if not found:
+        return []
+    mine = []
+    with storage.database.write(durable=False) as connection:
+        for row in found:
+            taken = connection.execute(
+                update(webhook_deliveries)
+                .where(webhook_deliveries.c.id == row.id, webhook_deliveries.c.due_at == row.due_at)
+                .values(due_at=now(hours=2 / 60))
+            )
+            if taken.rowcount:
+                mine.append(row)
+    return mine
+
+
+async def _deliver(storage: Storage, settings: Settings, row: Row[Any]) -> None:
+    answer, done = "", False
+    try:
+        address, host, port = await run_in_threadpool(check_address, settings, row.url)
+        answer, done = await _post(row, address, host, port)
+    except InvalidConfigError as error:
+        answer = error.message
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        answer = f"{type(error).__name__}: {error}"
+
+    def note() -> None:
+        attempts = row.attempts + 1
+        retry = not done and attempts < _ATTEMPTS
+        hours = settings.webhook_retry_seconds * 3 ** (attempts - 1) / 3600
+        with storage.database.write(durable=False) as connection:
+            connection.execute(
+                update(webhook_deliveries)
+                .where(webhook_deliveries.c.id == row.id)
+                .values(
+                    attempts=attempts,
+                    answer=answer[:500],
+                    due_at=now(hours=hours) if retry else None,
+                    delivered_at=now() if done else None,
+                )
+            )
+
+    await run_in_threadpool(note)
+
+
+async def _post(row: Row[Any], address: str, host: str, port: int) -> tuple[str, bool]:
+    body = row.body.encode()
+    moment = int(time.time())
+    parts = urlsplit(row.url)
+    shown = f"[{address}]" if ":" in address else address
+    target = parts._replace(netloc=f"{shown}:{port}", fragment="").geturl()
+    usual = {"https": 443, "http": 80}[parts.scheme]
+    headers = {
+        "Host": host if port == usual else f"{host}:{port}",
+        "Content-Type": "application/json",
+        "User-Agent": "adapterhub-server",
+        "X-AdapterHub-Event": row.event,
+        "X-AdapterHub-Delivery": str(row.id),
+        "X-AdapterHub-Signature": sign(row.secret, moment, body),
+    }
+    async with (
+        httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False, trust_env=False) as client,
+        asyncio.timeout(3 * _TIMEOUT),
+        client.stream("POST", target, content=body, headers=headers, extensions={"sni_hostname": host}) as answer,
+    ):
+        read = 0
+        async for piece in answer.aiter_raw():
+            read += len(piece)
+            if read > _MAX_ANSWER:
+                break
+        return f"HTTP {answer.status_code}", 200 <= answer.status_code < 300

@@ -1,0 +1,195 @@
+"""What the hub counts and tells: downloads, webhooks, rate limits, metrics, logs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import hmac
+import http.server
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import hub as hub_module
+import pytest
+from adapter_folder import write_folder
+from hub import Hub, digest_of, publish
+
+from adapterhub.server.moderation.webhooks import check_address
+from adapterhub.server.operations.requests import _JsonLines
+from adapterhub.server.settings import Settings
+from adapterhub.spec.errors import InvalidConfigError
+
+
+@pytest.fixture
+def published(hub: Hub, folder: Path) -> str:
+    """The digest of the weights of a published adapter."""
+    publish(hub.member("demo"), folder, name="mine").raise_for_status()
+    return digest_of((folder / "adapter.safetensors").read_bytes())
+
+
+def downloads(hub: Hub) -> int:
+    hub.app.state.downloads.flush()
+    return hub.http.get("/v1/adapters/@demo/mine").json()["downloads"]
+
+
+def test_completed_downloads_of_weights_count_once_a_day_for_each_client(
+    hub: Hub, published: str, folder: Path
+) -> None:
+    url = f"/v1/blobs/{published}"
+    size = (folder / "adapter.safetensors").stat().st_size
+    hub.http.head(url)
+    hub.http.get(url, headers={"Range": "bytes=0-99"})
+    hub.http.get(url, headers={"If-None-Match": f'"{published}"'})
+    hub.http.get(f"/v1/blobs/{digest_of((folder / 'README.md').read_bytes())}")
+    assert downloads(hub) == 0
+    hub.http.get(url)
+    hub.http.get(url)
+    assert downloads(hub) == 1
+    other = hub.client(hub.token(1, scopes=("read",)))
+    other.get(url, headers={"Range": f"bytes={size - 10}-"})
+    assert downloads(hub) == 2
+    assert "adapterhub_downloads_total" in hub.http.get("/metrics").text
+
+
+class Receiver:
+    """A web server that keeps what is posted to it; `answers` are the statuses it gives, 200 when there are none left."""
+
+    def __init__(self) -> None:
+        self.posts: list[tuple[dict[str, str], bytes]] = []
+        self.answers: list[int] = []
+        receiver = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.posts.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                self.send_response(receiver.answers.pop(0) if receiver.answers else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/hook"
+
+    def wait(self, count: int) -> None:
+        deadline = time.monotonic() + 20
+        while len(self.posts) < count and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(self.posts) == count
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    found = Receiver()
+    yield found
+    found.server.shutdown()
+
+
+def test_webhooks_are_signed_and_tried_again(settings: Settings, receiver: Receiver, tmp_path: Path) -> None:
+    with hub_module.serve(dataclasses.replace(settings, webhook_retry_seconds=0.05)) as hub:
+        admin = hub.client(hub.token(hub.organisation("demo"), scopes=("admin",)))
+        made = admin.post("/v1/webhooks", json={"url": receiver.url, "events": ["version.publish"]}).json()
+        receiver.answers = [500, 302]
+        publish(admin, write_folder(tmp_path / "a"), name="mine").raise_for_status()
+        admin.post("/v1/adapters/@demo/mine/versions/1/yank").raise_for_status()
+        receiver.wait(3)
+        headers, body = receiver.posts[-1]
+        assert json.loads(body)["event"] == headers["x-adapterhub-event"] == "version.publish"
+        moment, mac = (part.partition("=")[2] for part in headers["x-adapterhub-signature"].split(","))
+        assert mac == hmac.new(made["secret"].encode(), f"{moment}.".encode() + body, hashlib.sha256).hexdigest()
+        assert {body for _, body in receiver.posts} == {body}
+        for _ in range(100):
+            [hook] = admin.get("/v1/webhooks").json()["items"]
+            if hook["deliveries"][0]["delivered_at"]:
+                break
+            time.sleep(0.05)
+        assert (hook["deliveries"][0]["attempts"], hook["deliveries"][0]["answer"]) == (3, "HTTP 200")
+        assert made["secret"] not in json.dumps(hook)
+        delivery = hook["deliveries"][0]["id"]
+        assert admin.post(f"/v1/webhooks/{made['id']}/deliveries/{delivery}/redeliver").status_code == 202
+        receiver.wait(4)
+        assert admin.delete(f"/v1/webhooks/{made['id']}").status_code == 204
+        assert admin.post("/v1/webhooks", json={"url": receiver.url, "events": ["no.such"]}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org/",
+        "https://127.0.0.1/",
+        "https://localhost/",
+        "https://10.0.0.1/",
+        "https://169.254.169.254/latest/meta-data",
+        "https://100.64.0.1/",
+        "https://[::1]/",
+        "https://[::ffff:10.0.0.1]/",
+        "https://[64:ff9b::7f00:1]/",
+        "https://2130706433/",
+        "https://0/",
+        "https://user:secret@example.org/",
+        "https://example.org:22/",
+        "file:///etc/passwd",
+        "gopher://x",
+        "https://",
+        "https://exa mple.org/",
+        "https://example.org\n/",
+    ],
+)
+def test_webhooks_never_go_into_private_networks(url: str) -> None:
+    with pytest.raises(InvalidConfigError):
+        check_address(Settings(), url)
+
+
+def test_rate_limits_are_told_and_enforced(settings: Settings) -> None:
+    limited = dataclasses.replace(settings, rate_per_minute=5, rate_per_minute_token=7)
+    with hub_module.serve(limited) as hub:
+        answers = [hub.http.get("/v1/organisations") for _ in range(6)]
+        assert [answer.status_code for answer in answers] == [200] * 5 + [429]
+        assert [answer.headers["ratelimit-remaining"] for answer in answers] == ["4", "3", "2", "1", "0", "0"]
+        assert answers[-1].json()["code"] == "QuotaExceeded"
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        assert hub.http.get("/healthz").status_code == 200
+
+
+def test_guessing_tokens_is_limited_by_address(settings: Settings) -> None:
+    with hub_module.serve(dataclasses.replace(settings, rate_per_minute=5, rate_per_minute_token=100)) as hub:
+        client = hub.member("demo")
+        assert client.get("/v1/whoami").headers["ratelimit-limit"] == "100"
+        codes = [hub.client(f"ahub_{number:040}").get("/v1/whoami").status_code for number in range(7)]
+        assert codes == [401] * 5 + [429] * 2
+
+
+def test_logs_hold_no_secrets() -> None:
+    record = logging.LogRecord(
+        "x", logging.INFO, "", 0, "Bearer %s at %s", ("ahub_" + "a" * 40, "postgresql://u:pw@h/x"), None
+    )
+    line = _JsonLines().format(record)
+    assert "aaaa" not in line
+    assert ":pw@" not in line
+    assert json.loads(line)["level"] == "info"
+
+
+def test_health_and_metrics(hub: Hub) -> None:
+    assert hub.http.get("/healthz").json()["status"] == "ok"
+    assert hub.http.get("/readyz").json() == {"status": "ready"}
+    hub.http.get("/v1/resolve", params={"ref": "@a/b"})
+    text = hub.http.get("/metrics").text
+    assert 'adapterhub_requests_total{method="GET",route="/v1/resolve",status="404"} ' in text
+    hub.app.state.stopping = True
+    assert hub.http.get("/readyz").status_code == 503
+
+
+def test_request_ids_are_kept_or_made(hub: Hub) -> None:
+    assert hub.http.get("/healthz", headers={"X-Request-ID": "abc-1"}).headers["x-request-id"] == "abc-1"
+    strange = hub.http.get("/healthz", headers={"X-Request-ID": "a b\t<script>"}).headers["x-request-id"]
+    assert len(strange) == 16
