@@ -59,7 +59,10 @@ class Zipf:
 
 def syllables(rng: random.Random, count: int) -> list[str]:
     """Pronounceable made-up words, all different."""
-    onsets, vowels = "b d f g k l m n p r s t v z br kl st tr".split(), "a e i o u ai ou".split()
+    onsets, vowels = (
+        ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "kl", "st", "tr"],
+        ["a", "e", "i", "o", "u", "ai", "ou"],
+    )
     found: dict[str, None] = {}
     while len(found) < count:
         found["".join(rng.choice(onsets) + rng.choice(vowels) for _ in range(rng.randint(2, 4)))] = None

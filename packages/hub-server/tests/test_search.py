@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 
 from adapterhub.server.catalogue.listings import rank_of
 from adapterhub.server.catalogue.tables import explore_cells, explore_pairs, facet_counts, listings
-from adapterhub.server.search import service
+from adapterhub.server.search import candidates, service
 from adapterhub.server.search.words import query_words, split_words
 from adapterhub.server.storage.changes import project, rebuild_all
 from adapterhub.server.storage.tables import adapters
@@ -137,7 +137,8 @@ def test_pages_follow_one_another_without_gaps_or_repeats(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, sort: str, params: dict[str, str]
 ) -> None:
     monkeypatch.setattr(service, "WINDOW", 7)
-    monkeypatch.setattr(service, "COUNT_LIMIT", 11)
+    monkeypatch.setattr(service, "FEW", 5)
+    monkeypatch.setattr(candidates, "COUNT_LIMIT", 11)
     ids = fill(hub, [(entry(name=f"adapter-{n:02}-x"), {"downloads": (n * 37) % 23}) for n in range(25)])
     seen: list[str] = []
     cursor = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
+from fastapi.responses import JSONResponse, Response
 
 from adapterhub.server.catalogue import service
 from adapterhub.server.dependencies import StorageOf, ViewerOf
@@ -23,7 +24,7 @@ Kind = Literal["task", "language"]
 Segment = Annotated[str, Path(max_length=128)]
 
 
-@router.get("/adapters", summary="Search and list adapters")
+@router.get("/adapters", summary="Search and list adapters", response_class=JSONResponse)
 def list_adapters(
     storage: StorageOf,
     viewer: ViewerOf,
@@ -43,7 +44,7 @@ def list_adapters(
     cursor: Cursor = "",
     limit: Limit = 20,
     facets: bool = True,
-) -> dict[str, Any]:
+) -> Response:
     """Adapters that match the text and every filter. `next` is the cursor of the following page; `total` is a lower bound
     where `total_exact` is false."""
     filters = {
@@ -53,7 +54,7 @@ def list_adapters(
     }  # fmt: skip
     question = Question(q, {name: value for name, value in filters.items() if value}, sort, limit, cursor)
     with storage.database.read() as connection:
-        return search(connection, question, viewer, facets=facets).to_json()
+        return JSONResponse(search(connection, question, viewer, facets=facets).to_json())
 
 
 @router.get("/catalogue/@{namespace}/{name}", summary="Everything the page of an adapter shows")

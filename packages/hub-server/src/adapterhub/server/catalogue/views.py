@@ -70,7 +70,9 @@ class AdapterSummary(View):
 
     def to_json(self) -> dict[str, Any]:
         return {
-            **View.to_json(self),
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "languages": list(self.languages),
+            "adapter_config": dict(self.adapter_config),
             "adapter_id": self.adapter_id,
             "reference": self.reference,
             "username": self.namespace,
@@ -214,6 +216,18 @@ class Facet(View):
     choices: tuple[Choice, ...]
     exact: bool = True
     more: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "field": self.field,
+            "title": self.title,
+            "exact": self.exact,
+            "more": self.more,
+            "choices": [
+                {"value": choice.value, "count": choice.count, "name": choice.name, "selected": choice.selected}
+                for choice in self.choices
+            ],
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,7 +118,7 @@ def _unfinished(connection: Connection, word: str) -> Match:
     return Match(tuple(dict.fromkeys([word, *common])))
 
 
-def fts5_expression(matches: list[Match], viewer: Viewer) -> str:
+def fts5_expression(matches: Sequence[Match], viewer: Viewer) -> str:
     """The question in the language of SQLite's FTS5. Words are letters and digits only and stand in quotes."""
     parts = []
     for match in matches:
@@ -134,7 +134,7 @@ def fts5_expression(matches: list[Match], viewer: Viewer) -> str:
     return f'({expression}) NOT "{private}"' if own is None else f'({expression}) NOT ("{private}" NOT "{own}")'
 
 
-def tsquery_expression(matches: list[Match], viewer: Viewer) -> str:
+def tsquery_expression(matches: Sequence[Match], viewer: Viewer) -> str:
     """The question as the text of a PostgreSQL tsquery."""
     parts = []
     for match in matches:

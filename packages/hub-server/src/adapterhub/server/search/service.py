@@ -1,63 +1,46 @@
 """Answers questions: candidates in order of popularity from the full-text index, re-ranked, with facets and cursors.
 
-Why it is fast with a million adapters: row ids of the full-text index are popularity ranks, so the first `WINDOW` matches
-are the most popular ones and the database stops there instead of scoring every match. Within that window relevance decides.
-The next pages continue in the same window, then in the next one; nothing is shown twice or left out.
+Why it is fast with a million adapters: row ids of the full-text index are popularity ranks, so the first matches are the
+most popular ones and the database stops there instead of scoring every match. Relevance decides among the first `WINDOW` of
+them and those named exactly as asked. The next pages continue in the same window, then in the next one; nothing is shown
+twice or left out.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, column, func, select, table, text, true, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, func, literal, or_, true, tuple_
 
 from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
-from adapterhub.server.catalogue.tables import facet_counts, listing_rows, listings
-from adapterhub.server.catalogue.views import AdapterPage, AdapterSummary, Choice, Facet
-from adapterhub.server.search.question import (
-    FILTERS,
-    Match,
-    Question,
-    fts5_expression,
-    read_cursor,
-    tsquery_expression,
-    write_cursor,
+from adapterhub.server.catalogue.tables import listing_rows, listings
+from adapterhub.server.catalogue.views import AdapterPage, AdapterSummary, Facet
+from adapterhub.server.search.candidates import (
+    DOWNLOADS,
+    RANK,
+    Candidate,
+    candidates,
+    count_all,
+    count_matches,
+    has_matches,
+    ranks,
 )
+from adapterhub.server.search.facets import facets_of, global_facets
+from adapterhub.server.search.question import Match, Question, read_cursor, write_cursor
+from adapterhub.server.search.ranking import by_relevance, named_as_asked
 from adapterhub.server.search.suggestions import suggest
 
-__all__ = ["COUNT_LIMIT", "WINDOW", "search", "summaries", "summary_of"]
+__all__ = ["FEW", "SAMPLE", "WINDOW", "search", "summaries", "summary_of"]
 
-#: Candidates looked at together.
-WINDOW = 2000
-#: Matches are counted up to here.
-COUNT_LIMIT = 10_000
-#: More values of one facet are not listed.
-CHOICES = 40
-
-FACET_TITLES = {
-    "kind": "Kind",
-    "task": "Task or language",
-    "subtask": "Data set or domain",
-    "model": "Base model",
-    "family": "Model architecture",
-    "method": "Method",
-    "using": "Adapter architecture",
-    "language": "Language",
-    "license": "Licence",
-    "namespace": "Publisher",
-}
-
-_LIGHT = (
-    "rank", "name_key", "namespace_key", "kind", "task_key", "subtask_key", "model_name", "family", "method", "using",
-    "languages", "license", "downloads",
-)  # fmt: skip
-_COLUMN = {
-    "kind": "kind", "task": "task_key", "subtask": "subtask_key", "model": "model_name", "family": "family",
-    "method": "method", "using": "using", "license": "license", "namespace": "namespace_key",
-}  # fmt: skip
+#: Candidates ranked together.
+WINDOW = 400
+#: Candidates whose facets are counted; where there are more matches, the counts are lower bounds.
+SAMPLE = 1000
+#: Up to so many matches are fetched and sorted; with more, walking along the order meets the wanted ones sooner.
+FEW = 4000
 
 
 def search(
@@ -70,13 +53,28 @@ def search(
     """
     matches = question.matches(connection)
     if question.order in ("newest", "name"):
-        return _ordered(connection, question, matches, viewer, facets)
-    if not matches:
-        return _everything(connection, question, viewer, facets)
-    return _windowed(connection, question, matches, viewer, facets)
+        page = _ordered(connection, question, matches, viewer)
+    elif matches:
+        page = _windowed(connection, question, matches, viewer, facets)
+    else:
+        page = _everything(connection, question, viewer)
+    if not page.total and question.words:
+        page = replace(page, suggestions=suggest(connection, question, viewer, _has_matches))
+    if facets and not matches:
+        return replace(page, facets=global_facets(connection))
+    if facets and not page.facets and page.total:
+        rows = candidates(connection, matches, viewer, limit=SAMPLE + 1)
+        return replace(page, facets=_facets(question, rows))
+    return page
 
 
-def _everything(connection: Connection, question: Question, viewer: Viewer, facets: bool) -> AdapterPage:
+def _facets(question: Question, rows: Sequence[Candidate]) -> tuple[Facet, ...]:
+    """The facets of the first `SAMPLE` matches; one more row says that they are not all."""
+    return facets_of(rows[:SAMPLE], question, exact=len(rows) <= SAMPLE)
+
+
+def _everything(connection: Connection, question: Question, viewer: Viewer) -> AdapterPage:
+    """The most downloaded adapters of all."""
     position = read_cursor(question.cursor, question.order, (int,))
     start = position[0] if position else 0
     found = connection.execute(
@@ -86,90 +84,74 @@ def _everything(connection: Connection, question: Question, viewer: Viewer, face
     ).all()
     items = found[: question.limit]
     following = write_cursor(question.order, [items[-1].rank]) if len(found) > question.limit else None
-    return AdapterPage(
-        items=tuple(summary_of(row) for row in items),
-        next=following,
-        total=_count_all(connection, viewer),
-        facets=_global_facets(connection) if facets else (),
-    )
+    return AdapterPage(tuple(map(summary_of, items)), following, count_all(connection, viewer))
 
 
 def _windowed(
-    connection: Connection, question: Question, matches: list[Match], viewer: Viewer, facets: bool
+    connection: Connection, question: Question, matches: Sequence[Match], viewer: Viewer, facets: bool
 ) -> AdapterPage:
+    """Matches by relevance or downloads, one window of popularity after the other."""
     position = read_cursor(question.cursor, question.order, (int, int))
     start, offset = position or (0, 0)
-    window = _candidates(connection, matches, viewer, start, WINDOW + 1)
+    counted = facets and start == 0  # the sample then begins with the window: one question to the database for both
+    window = candidates(connection, matches, viewer, start=start, limit=max(SAMPLE if counted else 0, WINDOW) + 1)
+    shown = _facets(question, window) if counted else ()
     more = len(window) > WINDOW
     window = window[:WINDOW]
-    last = window[-1].rank if window else 0
-    ranked: Sequence[Row[Any]] = window
+    last = window[-1][RANK] if window else 0
+    ranked: list[Candidate]
     if question.order == "relevance":
-        ranked = _by_relevance(connection, question, matches, viewer, window, first=start == 0)
+        named = named_as_asked(connection, question, matches, viewer)  # they all stand in the first window
+        known = {row[RANK] for row in named}
+        rest = [row for row in window if row[RANK] not in known]
+        ranked = by_relevance(question, [*named, *rest] if start == 0 else rest)
     else:
-        ranked = sorted(window, key=lambda row: (-row.downloads, row.rank))
-    chosen = ranked[offset : offset + question.limit]
+        ranked = sorted(window, key=lambda row: (-row[DOWNLOADS], row[RANK]))
     following = None
     if offset + question.limit < len(ranked):
         following = write_cursor(question.order, [start, offset + question.limit])
     elif more:
         following = write_cursor(question.order, [last, 0])
-    total, exact = (len(ranked), True) if start == 0 and not more else _count(connection, matches, viewer)
-    suggestions = suggest(connection, question, viewer, _has_matches) if not total and question.words else ()
-    return AdapterPage(
-        items=summaries(connection, [row.rank for row in chosen]),
-        next=following,
-        total=total,
-        total_exact=exact,
-        facets=_facets(ranked, question, exact=not more and start == 0) if facets else (),
-        suggestions=suggestions,
-    )
+    chosen = [row[RANK] for row in ranked[offset : offset + question.limit]]
+    total, exact = (len(window), True) if start == 0 and not more else count_matches(connection, matches, viewer)
+    return AdapterPage(summaries(connection, chosen), following, total, exact, shown)
 
 
-def _ordered(
-    connection: Connection, question: Question, matches: list[Match], viewer: Viewer, facets: bool
-) -> AdapterPage:
-    """Newest first or by name. Few matches are fetched and sorted; many are met soon enough by walking along the order."""
+def _ordered(connection: Connection, question: Question, matches: Sequence[Match], viewer: Viewer) -> AdapterPage:
+    """Matches newest first or by name."""
     newest = question.order == "newest"
     by = listings.c.updated_at if newest else listings.c.name_key
-    position = read_cursor(question.cursor, question.order, (str, int))
     key = (by.desc(), listings.c.rank.desc()) if newest else (by, listings.c.rank)
-    after = _after(by, position, newest)
-    total, exact = _count(connection, matches, viewer) if matches else (_count_all(connection, viewer), True)
+    after = _after(by, read_cursor(question.cursor, question.order, (str, int)), newest)
     limit = question.limit + 1
-    found: list[Any] = []
-    light: Sequence[Row[Any]] = []
+    ordered = listing_rows.where(after).order_by(*key).limit(limit)
     if not matches:
-        found = list(connection.execute(listing_rows.where(after, viewer.sees(listings)).order_by(*key).limit(limit)))
-    elif exact:
-        light = _candidates(connection, matches, viewer, 0, COUNT_LIMIT + 1)
-        ranks = [row.rank for row in light]
-        for chunk in range(0, len(ranks), 5000):
-            found += connection.execute(
-                listing_rows.where(listings.c.rank.in_(ranks[chunk : chunk + 5000]), after).order_by(*key).limit(limit)
-            ).all()
-        found.sort(key=lambda row: (getattr(row, by.name), row.rank), reverse=newest)
-        found = found[:limit]
+        total, exact = count_all(connection, viewer), True
+        found = list(connection.execute(ordered.where(viewer.sees(listings))))
     else:
-        for row in connection.execution_options(yield_per=256).execute(
-            listing_rows.where(after, viewer.sees(listings)).order_by(*key)
-        ):
-            words = f" {row.words} "
-            if all(match.found_in(words) for match in matches):
-                found.append(row)
-                if len(found) == limit:
-                    break
-        if facets:
-            light = _candidates(connection, matches, viewer, 0, WINDOW)
+        few = ranks(connection, matches, viewer, limit=FEW + 1)
+        if len(few) <= FEW:
+            total, exact = len(few), True
+            found = list(connection.execute(ordered.where(listings.c.rank.in_(few)))) if few else []
+        else:
+            total, exact = count_matches(connection, matches, viewer)
+            conditions = [_in_words(match, connection.dialect.name) for match in matches]
+            found = list(connection.execute(ordered.where(viewer.sees(listings), *conditions)))
     items = found[: question.limit]
     following = None
     if len(found) > question.limit:
         following = write_cursor(question.order, [getattr(items[-1], by.name), items[-1].rank])
-    suggestions = suggest(connection, question, viewer, _has_matches) if not total and question.words else ()
-    shown: tuple[Facet, ...] = ()
-    if facets:
-        shown = _facets(light, question, exact=exact) if matches else _global_facets(connection)
-    return AdapterPage(tuple(summary_of(row) for row in items), following, total, exact, shown, suggestions)
+    return AdapterPage(tuple(map(summary_of, items)), following, total, exact)
+
+
+def _in_words(match: Match, dialect: str) -> ColumnElement[bool]:
+    """The condition that a listing's words hold `match`, without the full-text index."""
+    position = func.instr if dialect == "sqlite" else func.strpos
+    words = literal(" ") + listings.c.words + " "
+    options = [position(words, f" {word} ") > 0 for word in match.words]
+    if match.prefix:
+        options.append(position(words, f" {match.prefix}") > 0)
+    return and_(or_(*options))
 
 
 def _after(by: Any, position: list[Any] | None, newest: bool) -> ColumnElement[bool]:
@@ -180,182 +162,20 @@ def _after(by: Any, position: list[Any] | None, newest: bool) -> ColumnElement[b
     return here < there if newest else here > there
 
 
-_fts = table("listings_text", column("rowid"), column("listings_text"))
-_light = [listings.c[name] for name in _LIGHT]
-_in_sqlite = (
-    select(*_light)
-    .select_from(_fts.join(listings, listings.c.rank == _fts.c.rowid))
-    .where(_fts.c.listings_text.op("MATCH")(bindparam("match")), _fts.c.rowid > bindparam("start"))
-    .order_by(_fts.c.rowid)
-    .limit(bindparam("limit"))
-)
-_in_postgresql = (
-    select(*_light)
-    .where(text("listings.tsv @@ CAST(:match AS tsquery)"), listings.c.rank > bindparam("start"))
-    .order_by(listings.c.rank)
-    .limit(bindparam("limit"))
-)
-
-
-def _candidates(
-    connection: Connection, matches: list[Match], viewer: Viewer, start: int, limit: int
-) -> Sequence[Row[Any]]:
-    """The light columns of the first `limit` matches behind rank `start`, most popular first."""
-    sqlite = connection.dialect.name == "sqlite"
-    expression = fts5_expression(matches, viewer) if sqlite else tsquery_expression(matches, viewer)
-    values = {"match": expression, "start": start, "limit": limit}
-    return connection.execute(_in_sqlite if sqlite else _in_postgresql, values).all()
-
-
 def _has_matches(connection: Connection, question: Question, viewer: Viewer) -> bool:
-    matches = question.matches(connection)
-    return bool(matches) and bool(_candidates(connection, matches, viewer, 0, 1))
+    return has_matches(connection, question.matches(connection), viewer)
 
 
-def _count(connection: Connection, matches: list[Match], viewer: Viewer) -> tuple[int, bool]:
-    """How many adapters match, counted up to `COUNT_LIMIT`, and whether that is all."""
-    if connection.dialect.name == "sqlite":
-        inner = "SELECT 1 FROM listings_text WHERE listings_text MATCH :match LIMIT :limit"
-        expression = fts5_expression(matches, viewer)
-    else:
-        inner = "SELECT 1 FROM listings WHERE tsv @@ CAST(:match AS tsquery) LIMIT :limit"
-        expression = tsquery_expression(matches, viewer)
-    statement = text(f"SELECT count(*) FROM ({inner}) AS found")
-    total = int(connection.execute(statement, {"match": expression, "limit": COUNT_LIMIT + 1}).scalar_one())
-    return (total, True) if total <= COUNT_LIMIT else (COUNT_LIMIT, False)
-
-
-def _count_all(connection: Connection, viewer: Viewer) -> int:
-    public = select(func.coalesce(func.sum(facet_counts.c.adapters), 0)).where(facet_counts.c.field == "kind")
-    total = int(connection.execute(public).scalar_one())
-    if viewer.token_id is not None and viewer.scopes:
-        own = select(func.count()).select_from(listings).where(listings.c.private, viewer.sees(listings))
-        total += int(connection.execute(own).scalar_one())
-    return total
-
-
-def _by_relevance(
-    connection: Connection,
-    question: Question,
-    matches: list[Match],
-    viewer: Viewer,
-    window: Sequence[Row[Any]],
-    *,
-    first: bool,
-) -> list[Row[Any]]:
-    """The window by how well names match, then by popularity.
-
-    Adapters named exactly as asked come first even if thousands are more popular: they are fetched beside the first window.
-    """
-    words = question.words
-    phrase = "-".join(words)
-    if not phrase:
-        return list(window)
-    exact = _named(connection, phrase, matches, viewer)
-    known = {row.rank for row in exact}
-    rest = [row for row in window if row.rank not in known]
-    scored = sorted(((-_score(row, words, phrase), row.rank, position) for position, row in enumerate(rest)))
-    ordered = [rest[position] for _score_, _rank, position in scored]
-    return [*exact, *ordered] if first else ordered
-
-
-def _named(connection: Connection, phrase: str, matches: list[Match], viewer: Viewer) -> list[Any]:
-    """Up to 20 matching adapters whose folded name is `phrase`, most popular first."""
-    rows = connection.execute(
-        select(*_light, listings.c.words)
-        .where(listings.c.name_key == phrase, viewer.sees(listings))
-        .order_by(listings.c.rank)
-        .limit(20)
-    ).all()
-    return [row for row in rows if all(match.found_in(f" {row.words} ") for match in matches)]
-
-
-def _score(row: Row[Any], words: list[str], phrase: str) -> float:
-    """Relevance of one candidate: where the words stand, and how often it was downloaded."""
-    score = 0.7 * row.downloads.bit_length()
-    task, subtask, name, model = row.task_key, row.subtask_key, row.name_key, row.model_name.lower()
-    if phrase in (subtask, task, f"{task}-{subtask}", row.namespace_key):
-        score += 30
-    if phrase == model.replace("/", "-").replace("_", "-").replace(".", "-"):
-        score += 20
-    if name.startswith(phrase):
-        score += 6
-    place = f"-{task}-{subtask}-"
-    whole = f"-{name}-"
-    for word in words:
-        if f"-{word}-" in place:
-            score += 8
-        elif word in place:
-            score += 4
-        if f"-{word}-" in whole:
-            score += 4
-        elif word in whole:
-            score += 2
-        if word in model:
-            score += 3
-        if word == row.using or word == row.method:
-            score += 3
-    return score
-
-
-def _facets(rows: Iterable[Row[Any]], question: Question, *, exact: bool) -> tuple[Facet, ...]:
-    """Counts of each facet's values among the candidates."""
-    rows = list(rows)
-    found = []
-    for name in FILTERS:
-        if name == "language":
-            counts: Counter[str] = Counter(tag for row in rows if row.languages for tag in row.languages.split())
-        else:
-            counts = Counter(map(_getter(name), rows))
-            counts.pop(None, None)  # type: ignore[call-overload]
-            counts.pop("", None)
-        selected = question.filters.get(name, "")
-        facet = _facet(name, counts.most_common(CHOICES), selected, exact=exact, more=max(0, len(counts) - CHOICES))
-        if facet is not None:
-            found.append(facet)
-    return tuple(found)
-
-
-def _getter(name: str) -> Any:
-    from operator import itemgetter
-
-    return itemgetter(_LIGHT.index(_COLUMN[name]))
-
-
-def _global_facets(connection: Connection) -> tuple[Facet, ...]:
-    """Counts over everything public, from the counters."""
-    found = []
-    for name in FILTERS:
-        rows = connection.execute(
-            select(facet_counts.c.value, facet_counts.c.adapters)
-            .where(facet_counts.c.field == name)
-            .order_by(facet_counts.c.adapters.desc(), facet_counts.c.value)
-            .limit(CHOICES)
-        ).all()
-        facet = _facet(name, [(row.value, row.adapters) for row in rows], "", exact=True, more=0)
-        if facet is not None:
-            found.append(facet)
-    return tuple(found)
-
-
-def _facet(name: str, counts: Sequence[tuple[str, int]], selected: str, *, exact: bool, more: int) -> Facet | None:
-    wanted = selected.lower().replace("_", "-").replace(".", "-")
-    choices = tuple(Choice(value, count, "", bool(selected) and value in (selected, wanted)) for value, count in counts)
-    if not choices or (len(choices) == 1 and not selected and name == "kind"):
-        return None
-    return Facet(name, FACET_TITLES[name], choices, exact, more)
-
-
-def summaries(connection: Connection, ranks: Sequence[int]) -> tuple[AdapterSummary, ...]:
+def summaries(connection: Connection, chosen: Sequence[int]) -> tuple[AdapterSummary, ...]:
     """The listings of these ranks, in this order."""
-    if not ranks:
+    if not chosen:
         return ()
-    rows = {row.rank: row for row in connection.execute(listing_rows.where(listings.c.rank.in_(ranks)))}
-    return tuple(summary_of(rows[rank]) for rank in ranks if rank in rows)
+    rows = {row.rank: row for row in connection.execute(listing_rows.where(listings.c.rank.in_(chosen)))}
+    return tuple(summary_of(rows[rank]) for rank in chosen if rank in rows)
 
 
 def summary_of(row: Any) -> AdapterSummary:
-    """A row of `listings` as the value lists show."""
+    """A row of `listing_rows` as the value lists show."""
     config: Mapping[str, Any] = json.loads(row.config) if row.config else {}
     return AdapterSummary(
         namespace=row.namespace,

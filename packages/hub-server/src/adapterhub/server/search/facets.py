@@ -1,0 +1,97 @@
+"""Counts of what an answer can be narrowed by: from candidates, or from the counters where nothing was asked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from operator import itemgetter
+
+from sqlalchemy import Connection, select
+
+from adapterhub.server.catalogue.tables import facet_counts
+from adapterhub.server.catalogue.views import Choice, Facet
+from adapterhub.server.search.candidates import (
+    FAMILY,
+    KIND,
+    LANGUAGES,
+    LICENSE,
+    METHOD,
+    MODEL,
+    NAMESPACE,
+    SUBTASK,
+    TASK,
+    USING,
+    Candidate,
+)
+from adapterhub.server.search.question import FILTERS, Question
+from adapterhub.spec.reference import fold
+
+__all__ = ["facets_of", "global_facets"]
+
+#: More values of one facet are not listed.
+CHOICES = 40
+
+_TITLES = {
+    "kind": "Kind",
+    "task": "Task or language",
+    "subtask": "Data set or domain",
+    "model": "Base model",
+    "family": "Model architecture",
+    "method": "Method",
+    "using": "Adapter architecture",
+    "language": "Language",
+    "license": "Licence",
+    "namespace": "Publisher",
+}
+_PLACE = {
+    "kind": KIND, "task": TASK, "subtask": SUBTASK, "model": MODEL, "family": FAMILY, "method": METHOD, "using": USING,
+    "language": LANGUAGES, "license": LICENSE, "namespace": NAMESPACE,
+}  # fmt: skip
+
+
+def facets_of(rows: Sequence[Candidate], question: Question, *, exact: bool) -> tuple[Facet, ...]:
+    """Counts over `rows`; `exact` says whether they are all there is."""
+    found = []
+    for name in FILTERS:
+        counts: Counter[str] = Counter(map(itemgetter(_PLACE[name]), rows))
+        if name == "language":
+            counts = _single_tags(counts)
+        counts.pop("", None)
+        counts.pop(None, None)  # type: ignore[call-overload]
+        facet = _facet(name, counts.most_common(CHOICES), question.filters.get(name, ""), exact, len(counts) - CHOICES)
+        if facet is not None:
+            found.append(facet)
+    return tuple(found)
+
+
+def global_facets(connection: Connection) -> tuple[Facet, ...]:
+    """Counts over everything public."""
+    found = []
+    for name in FILTERS:
+        rows = connection.execute(
+            select(facet_counts.c.value, facet_counts.c.adapters)
+            .where(facet_counts.c.field == name)
+            .order_by(facet_counts.c.adapters.desc())
+            .limit(CHOICES + 1)
+        ).all()
+        facet = _facet(name, [(row.value, row.adapters) for row in rows[:CHOICES]], "", True, len(rows) - CHOICES)
+        if facet is not None:
+            found.append(facet)
+    return tuple(found)
+
+
+def _single_tags(counts: Counter[str]) -> Counter[str]:
+    """Counts of single language tags from those of lists of tags."""
+    single: Counter[str] = Counter()
+    for tags, count in counts.items():
+        for tag in (tags or "").split():
+            single[tag] += count
+    return single
+
+
+def _facet(name: str, counts: Sequence[tuple[str, int]], selected: str, exact: bool, more: int) -> Facet | None:
+    if not counts or (len(counts) == 1 and not selected and name == "kind"):
+        return None
+    wanted = (selected, fold(selected)) if selected else ()
+    choices = tuple(Choice(value, count, "", value in wanted) for value, count in counts)
+    return Facet(name, _TITLES[name], choices, exact, max(0, more))

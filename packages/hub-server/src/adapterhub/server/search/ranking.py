@@ -1,0 +1,107 @@
+"""Puts candidates in order of relevance: how well their names fit the words, and how often they were downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, select
+
+from adapterhub.server.accounts.viewer import Viewer
+from adapterhub.server.catalogue.tables import listings
+from adapterhub.server.search.candidates import (
+    DOWNLOADS,
+    METHOD,
+    MODEL,
+    NAME,
+    NAMESPACE,
+    RANK,
+    SUBTASK,
+    TASK,
+    USING,
+    Candidate,
+    candidates,
+)
+from adapterhub.server.search.question import Match, Question
+from adapterhub.server.search.words import facet_word
+from adapterhub.spec.reference import fold
+
+__all__ = ["by_relevance", "named_as_asked"]
+
+#: So many adapters whose name, task, data set, model or publisher is exactly what was asked are looked at first.
+_NAMED = 120
+
+
+def named_as_asked(
+    connection: Connection, question: Question, matches: Sequence[Match], viewer: Viewer
+) -> list[Candidate]:
+    """The most popular matches for which the whole text is the name of the adapter, its task, data set, model or publisher.
+
+    They may be far down by popularity alone, so they are asked for by themselves.
+    """
+    phrase = _phrase(question)
+    if not phrase:
+        return []
+    text = question.text.strip()
+    exact = [facet_word(field, phrase) for field in ("task", "subtask", "namespace")]
+    exact += [facet_word("model", text), facet_word("model", text.lower())]
+    found = candidates(connection, [*matches, Match(tuple(dict.fromkeys(exact)))], viewer, limit=_NAMED)
+    task, slash, rest = text.partition("/")
+    if slash:
+        pair = (("task", task), ("subtask", rest.partition("@")[0]))
+        both = [Match((facet_word(field, fold(value)),)) for field, value in pair]
+        found += candidates(connection, [*matches, *both], viewer, limit=_NAMED)
+    found += _of_name(connection, phrase, matches, viewer)
+    return list({row[RANK]: row for row in found}.values())
+
+
+def _of_name(connection: Connection, phrase: str, matches: Sequence[Match], viewer: Viewer) -> list[Candidate]:
+    """The matching adapters whose folded name is `phrase`."""
+    rows = connection.execute(
+        select(listings.c.rank, listings.c.words)
+        .where(listings.c.name_key == phrase, viewer.sees(listings))
+        .order_by(listings.c.rank)
+        .limit(20)
+    ).all()
+    found: list[Candidate] = []
+    for row in rows:
+        if all(match.found_in(f" {row.words} ") for match in matches):
+            found += candidates(connection, matches, viewer, start=row.rank - 1, limit=1)
+    return found
+
+
+def by_relevance(question: Question, rows: Sequence[Candidate]) -> list[Candidate]:
+    """The rows, best first; equal ones stay in order of popularity."""
+    words, phrase = question.words, _phrase(question)
+    if not phrase:
+        return list(rows)
+    return sorted(rows, key=lambda row: (-_score(row, words, phrase), row[RANK]))
+
+
+def _phrase(question: Question) -> str:
+    """The whole text as a folded name."""
+    return "-".join(question.words)
+
+
+def _score(row: Candidate, words: Sequence[str], phrase: str) -> float:
+    task, subtask, name = row[TASK], row[SUBTASK], row[NAME]
+    model = row[MODEL].lower()
+    score = 0.7 * row[DOWNLOADS].bit_length()
+    if name == phrase:
+        score += 60
+    elif name.startswith(phrase):
+        score += 6
+    if phrase in (subtask, task, row[NAMESPACE], f"{task}-{subtask}"):
+        score += 30
+    elif len(phrase) == len(model) and phrase == fold(model).replace("/", "-"):
+        score += 20
+    place, whole = f"-{task}-{subtask}-", f"-{name}-"
+    for word in words:
+        if word in place:
+            score += 8 if f"-{word}-" in place else 4
+        if word in whole:
+            score += 4 if f"-{word}-" in whole else 2
+        if word in model:
+            score += 3
+        if word == row[USING] or word == row[METHOD]:
+            score += 3
+    return score
