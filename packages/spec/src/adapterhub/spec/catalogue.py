@@ -35,13 +35,13 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
 Name = Annotated[str, StringConstraints(pattern=_NAME, max_length=128)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]+(-[A-Za-z0-9]+)*$", max_length=64)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-AdapterType = Literal["text_task", "text_lang"]
+AdapterType = Literal["text_task", "text_lang", "image_task", "audio_task", "multimodal_task"]
 
 
 class Record(BaseModel):
     """Base of the catalogue's records: immutable, unknown members refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
 
 class AdapterTypeRecord(Record):
