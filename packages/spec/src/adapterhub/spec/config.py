@@ -114,7 +114,7 @@ Seed = Annotated[int, BeforeValidator(_whole)]
 class AdapterConfig(BaseModel):
     """Base of all adapter configs. Use `parse_config` or `AdapterConfig.load` to get one from text, JSON or a file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
     method: str
 
@@ -387,7 +387,8 @@ _ANY: TypeAdapter[Any] = TypeAdapter(
     Annotated[
         BottleneckConfig | LoRAConfig | IA3Config | PrefixTuningConfig | PromptTuningConfig | ReftConfig | UnionConfig,
         Field(discriminator="method"),
-    ]
+    ],
+    config=ConfigDict(defer_build=True),
 )
 
 

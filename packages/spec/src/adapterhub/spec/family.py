@@ -31,7 +31,7 @@ _PLACEMENTS: dict[str, Placement] = {
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class ResidualSpec(_Table):

@@ -21,7 +21,7 @@ class FusionConfig(BaseModel):
     scores = (Wq x + bq) · (Wk U + bk), p = softmax over N of scores / temperature, output = Σ p · (Wv U).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     key: StrictBool = True
     query: StrictBool = True

@@ -37,7 +37,7 @@ class HeadConfig(BaseModel):
     are flexible heads: `layers` dense layers with `activation_function` between them, the last one of size `num_labels`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
     head_type: HeadType
     num_labels: Count | None = None

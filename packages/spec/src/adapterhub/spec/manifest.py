@@ -111,7 +111,7 @@ DType = Annotated[str, Field(json_schema_extra={"enum": sorted(DTYPE_BITS)})]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
 
 class BaseModelInfo(_Record):
