@@ -174,6 +174,20 @@ def test_the_spec_wheel_and_source_archive_ship_the_language_neutral_files(
         assert files, f"spec/{folder} is empty"
         for kind, names in shipped.items():
             assert files <= names, (kind, files - names)
+            assert not [name for name in names if "conformance" in name], "test vectors stay in the repository"
+
+
+def test_every_data_file_of_a_package_is_in_its_wheel(built: dict[str, Built], repository: Path) -> None:
+    """Templates, style sheets, migrations and the like: whatever lies beside the code and is not code."""
+    for package, folder in FOLDERS.items():
+        source = repository / "packages" / folder / "src"
+        files = {
+            str(path.relative_to(source))
+            for path in (source / "adapterhub" / package).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+        with zipfile.ZipFile(built[package].wheel) as wheel:
+            assert files <= set(wheel.namelist()), (package, files - set(wheel.namelist()))
 
 
 def test_the_licence_is_the_same_everywhere(repository: Path) -> None:
