@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
 from adapterhub.client.__about__ import __version__
+
+TYPE_CHECKING = False  # not from typing: its import would be most of ours
 
 #: public name → module that defines it
 _HOME: dict[str, str] = {
@@ -57,7 +58,7 @@ _HOME: dict[str, str] = {
 __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - names of strings, computed
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
