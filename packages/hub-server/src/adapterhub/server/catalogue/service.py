@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, bindparam, func, select
 
 from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
 from adapterhub.server.catalogue.listings import shown_version
@@ -64,21 +63,28 @@ CELL_FILTERS: dict[str, tuple[str, str]] = {
 _CHOICES = 200
 
 
-def explore_kind(connection: Connection, kind: str, text: str = "") -> tuple[TaskView, ...]:
+def explore_kind(
+    connection: Connection, kind: str, text: str = "", *, subtasks: int | None = None
+) -> tuple[TaskView, ...]:
     """First level: every task or language that has adapters, with its data sets or domains, most adapters first.
 
     Args:
         kind: `task` or `language`.
         text: keeps only what has this in a name, identifier or description.
+        subtasks: list at most so many data sets of each task; `more` says how many are left out.
     """
     names = _vocabulary(connection, kind)
-    tasks: dict[str, tuple[Row[Any], list[SubtaskView]]] = {}
+    tasks: dict[str, list[Row[Any]]] = {}
     for row in connection.execute(
         select(explore_pairs).where(explore_pairs.c.kind == kind).order_by(explore_pairs.c.adapters.desc())
     ):
-        _first, found = tasks.setdefault(row.task_key, (row, []))
-        found.append(_subtask_view(kind, row, names.get((row.task_key, row.subtask_key))))
-    views = [_task_view(kind, row, names.get((key, "")), subtasks) for key, (row, subtasks) in tasks.items()]
+        tasks.setdefault(row.task_key, []).append(row)
+    views = []
+    for key, rows in tasks.items():
+        shown = rows if subtasks is None or text.strip() else rows[:subtasks]
+        found = [_subtask_view(kind, row, names.get((key, row.subtask_key))) for row in shown]
+        view = _task_view(kind, rows[0], names.get((key, "")), found)
+        views.append(dataclasses.replace(view, count=sum(row.adapters for row in rows), more=len(rows) - len(shown)))
     if text.strip():
         views = [view for view in (_filtered(view, text) for view in views) if view is not None]
     return tuple(sorted(views, key=lambda view: (-view.count, view.name.lower())))
@@ -135,11 +141,7 @@ def explore_adapters(
         raise _nothing_under(kind, f"{task}/{subtask}")
     wanted = {name: value for name, value in filters.items() if value and name in CELL_FILTERS}
     place = {"kind": kind, "task_key": fold(task), "subtask_key": key}
-    cells = connection.execute(
-        select(*(explore_cells.c[column] for column, _title in CELL_FILTERS.values()), explore_cells.c.adapters).where(
-            *(explore_cells.c[name] == value for name, value in place.items())
-        )
-    ).all()
+    cells = _cells(connection, place)
     facets, total = _cell_facets(cells, wanted)
     position = read_cursor(cursor, "explore", (int,))
     rows = connection.execute(
@@ -157,20 +159,37 @@ def explore_adapters(
     return task_view, subtask_view, AdapterPage(tuple(map(summary_of, items)), following, total, True, facets)
 
 
-def _cell_facets(cells: Sequence[Any], wanted: Mapping[str, str]) -> tuple[tuple[Facet, ...], int]:
+def _cells(connection: Connection, place: Mapping[str, str]) -> list[tuple[Any, ...]]:
+    """The cells of one pair as plain tuples: the columns of `CELL_FILTERS`, then the number of adapters."""
+    result = connection.execute(_PLACE_CELLS, place)
+    try:
+        assert result.cursor is not None
+        return list(result.cursor.fetchall())
+    finally:
+        result.close()
+
+
+_PLACE_CELLS = select(
+    *(explore_cells.c[column] for column, _title in CELL_FILTERS.values()), explore_cells.c.adapters
+).where(*(explore_cells.c[name] == bindparam(name) for name in ("kind", "task_key", "subtask_key")))
+
+
+def _cell_facets(cells: Sequence[tuple[Any, ...]], wanted: Mapping[str, str]) -> tuple[tuple[Facet, ...], int]:
     """The facets over the cells of one pair and how many adapters all filters together leave."""
-    names = list(CELL_FILTERS)
-    wants = [wanted.get(name) for name in names]
-    counts: list[Counter[str]] = [Counter() for _ in names]
+    wants = [wanted.get(name) for name in CELL_FILTERS]
+    asked = [(i, want) for i, want in enumerate(wants) if want is not None]
+    counts: list[dict[str, int]] = [{} for _ in wants]
     total = 0
     for cell in cells:
-        wrong = [i for i, want in enumerate(wants) if want is not None and cell[i] != want]
+        adapters_here = cell[-1]
+        wrong = [i for i, want in asked if cell[i] != want]
         if not wrong:
-            total += cell.adapters
-            for i, counter in enumerate(counts):
-                counter[cell[i]] += cell.adapters
+            total += adapters_here
+            for counter, value in zip(counts, cell, strict=False):
+                counter[value] = counter.get(value, 0) + adapters_here
         elif len(wrong) == 1:  # only its own filter speaks against it: the choice is open
-            counts[wrong[0]][cell[wrong[0]]] += cell.adapters
+            counter, value = counts[wrong[0]], cell[wrong[0]]
+            counter[value] = counter.get(value, 0) + adapters_here
     facets = []
     for i, (name, (_column, title)) in enumerate(CELL_FILTERS.items()):
         found = [(value, count) for value, count in counts[i].items() if value]

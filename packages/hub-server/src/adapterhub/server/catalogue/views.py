@@ -168,7 +168,7 @@ class AdapterDetail(View):
 
 @dataclass(frozen=True, slots=True)
 class TaskView(View):
-    """A task or a language of the vocabulary, with how many adapters stand under it."""
+    """A task or a language of the vocabulary, with how many adapters stand under it. `more` data sets are not listed."""
 
     kind: str
     id: str
@@ -176,6 +176,7 @@ class TaskView(View):
     description: str = ""
     count: int = 0
     subtasks: tuple[SubtaskView, ...] = ()
+    more: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def landing_page(connection: Connection, site: Site) -> str:
 
 def explore_kind_page(connection: Connection, site: Site, kind: str, text: str = "") -> str:
     """`/explore/task` and `/explore/language`"""
-    tasks = service.explore_kind(connection, kind, text)
+    tasks = service.explore_kind(connection, kind, text, subtasks=6)
     return render(
         "explore_kind.html", site, section=kind, twin=f"/v1/explore/{kind}{_query({'q': text})}", kind=kind, title=KIND_TITLES[kind],
         tasks=tasks, q=text,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import mimetypes
+import time
 from collections.abc import Callable, Coroutine
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -12,11 +13,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from sqlalchemy import Connection, select
 from starlette.exceptions import HTTPException
 
 from adapterhub.server.catalogue.service import CELL_FILTERS
 from adapterhub.server.dependencies import StorageOf, ViewerOf, public_url
 from adapterhub.server.search.question import FILTERS, Question
+from adapterhub.server.storage.tables import hub
 from adapterhub.server.web import pages
 from adapterhub.server.web.templating import STATIC_FOLDER, Site
 from adapterhub.spec.errors import AdapterHubError
@@ -99,8 +102,13 @@ def explore(request: Request) -> Response:
 
 @router.get("/explore/{kind}")
 def explore_kind(request: Request, storage: StorageOf, kind: Kind, q: Text = "") -> Response:
+    site = site_of(request)
     with storage.database.read() as connection:
-        return _answer(request, pages.explore_kind_page(connection, site_of(request), kind, q))
+        if q.strip():
+            return _answer(request, pages.explore_kind_page(connection, site, kind, q))
+        return _answer(
+            request, _kept(request, connection, (kind, site), lambda: pages.explore_kind_page(connection, site, kind))
+        )
 
 
 @router.get("/explore/{kind}/{task}")
@@ -198,6 +206,7 @@ def static_files() -> dict[str, tuple[bytes, bytes, str]]:
 
 def install(app: FastAPI) -> None:
     """Answer unknown addresses with a page where a browser asks; programs keep their problem documents."""
+    app.state.kept_pages = {}
     others: Any = app.exception_handlers[HTTPException]
 
     async def unknown(request: Request, error: Exception) -> Response:
@@ -214,6 +223,20 @@ def install(app: FastAPI) -> None:
         return answer
 
     app.add_exception_handler(HTTPException, unknown)
+
+
+def _kept(request: Request, connection: Connection, key: Any, draw: Callable[[], str]) -> str:
+    """A page that everybody asks for, drawn once for each state of the hub (and once a minute, whatever happens)."""
+    kept: dict[Any, tuple[int, float, str]] = request.app.state.kept_pages
+    serial = int(connection.execute(select(hub.c.number).where(hub.c.key == "serial")).scalar_one())
+    found = kept.get(key)
+    if found is not None and found[0] == serial and time.monotonic() - found[1] < 60:
+        return found[2]
+    if len(kept) > 32:  # a hub is known by a few addresses, not by any number of Host headers
+        kept.clear()
+    page = draw()
+    kept[key] = (serial, time.monotonic(), page)
+    return page
 
 
 def _adapter_path(request: Request) -> str:
