@@ -85,7 +85,7 @@ def _utf16(text: str) -> bytes:
 
 
 def _string(text: str) -> str:
-    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
+    if not text.isascii() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
         raise ValueError("a lone surrogate has no place in JSON text")
     return f'"{text.translate(_TABLE)}"'
 

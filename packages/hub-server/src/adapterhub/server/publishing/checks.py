@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,8 @@ from adapterhub.spec.validation.problem import Problem, has_errors
 __all__ = ["content_problems", "file_problems", "readme_of"]
 
 _MAX_TEXT = 1024 * 1024
+#: the layout holds texts and headers only, so memory will do where there is a file system in it
+_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
 
 
 def file_problems(files: Iterable[FileRecord]) -> list[Problem]:
@@ -43,7 +46,7 @@ def content_problems(blobs: BlobStore, manifest: Manifest) -> list[Problem]:
     The folder is laid out as it will reach a user, with the weights as holes behind their true headers: every rule of
     the folder validator holds for it, and at most a header is read of any file however large.
     """
-    with tempfile.TemporaryDirectory(prefix="adapterhub-check-") as place:
+    with tempfile.TemporaryDirectory(prefix="adapterhub-check-", dir=_MEMORY) as place:
         folder = Path(place)
         for record in manifest.files:
             _lay_out(blobs, record, folder)

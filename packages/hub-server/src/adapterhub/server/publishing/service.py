@@ -31,6 +31,7 @@ from adapterhub.server.storage.tables import (
     version_files,
     versions,
 )
+from adapterhub.spec.canonical import digest_of
 from adapterhub.spec.errors import (
     InvalidManifestError,
     PublishError,
@@ -93,7 +94,7 @@ def publish(storage: Storage, settings: Settings, viewer: Viewer, document: Any)
     except InvalidManifestError as error:
         raise _refused(error.details.get("problems") or [{"pointer": "", "message": error.message}]) from None
     body = manifest.canonical_bytes()
-    digest = manifest.digest
+    digest = digest_of(body)
     with storage.database.read() as connection:
         organisation = find_organisation(connection, manifest.namespace, viewer)
         viewer.require("publish", organisation.id, fold(manifest.name))
