@@ -429,14 +429,18 @@ def linear_maps() -> Group:
                 {"use_dora": True, "alpha": 4},
                 {"use_dora": True, "use_rslora": True},
                 {"use_gating": True, "alpha": 16},
+                {"bias": True, "alpha": 16},
+                {"bias": True, "use_dora": True},
             ),
             (True, False),
         )
     ):
-        full = {"alpha": 8, "use_rslora": False, "use_gating": False, "use_dora": False, **changes}
+        full = {"alpha": 8, "use_rslora": False, "use_gating": False, "use_dora": False, "bias": False, **changes}
         own = {"a": draw(2, HIDDEN), "b": draw(6, 2)}
         if full["use_dora"]:
             own["magnitude"] = draw(6, shift=2)
+        if full["bias"]:
+            own["bias"] = draw(6)
         if full["use_gating"]:
             own |= {"gate.weight": draw(1, HIDDEN), "gate.bias": draw(1)}
         y = ref.lora(x, weight, bias if with_bias else None, own, full)

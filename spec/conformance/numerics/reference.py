@@ -260,7 +260,7 @@ def fuse(
 def lora(x: Array, weight: Array, bias: Array | None, adapter: Weights, config: Config) -> Array:
     """W x + b + s B A x with s = alpha / r, alpha / √r (`use_rslora`), or a gate (`use_gating`).
 
-    DoRA (Liu et al., 2024): m ⊙ (W + s B A) x / ‖W + s B A‖ (norm of each row), + b.
+    DoRA (Liu et al., 2024): m ⊙ (W + s B A) x / ‖W + s B A‖ (norm of each row), + b. With `bias` a trained offset is added.
     """
     rank = adapter["a"].shape[0]
     factor: Any = config["alpha"] / (math.sqrt(rank) if config["use_rslora"] else rank)
@@ -272,6 +272,8 @@ def lora(x: Array, weight: Array, bias: Array | None, adapter: Weights, config: 
         result = x @ (merged * (adapter["magnitude"] / length)[:, None]).T
     else:
         result = x @ weight.T + (x @ adapter["a"].T @ adapter["b"].T) * factor
+    if config["bias"]:
+        result = result + adapter["bias"]
     return result if bias is None else result + bias
 
 
