@@ -86,14 +86,17 @@ def main() -> None:
         entry = export.entries[0]
         pinned = f"{entry.adapter}:{entry.version}@{entry.digest}"
         warm = [
-            [float(word) for word in _run(WARM, pinned, environment).split()[:3]] for _ in range(max(3, options.rounds // 2))
+            [float(word) for word in _run(WARM, pinned, environment).split()[:3]]
+            for _ in range(max(3, options.rounds // 2))
         ]
     first, second, repeated = (statistics.median(column) * 1000 for column in zip(*warm, strict=True))
     bare = cpu["bare python"]
     print(f"{'':34}{'cpu ms':>9}{'over bare':>11}{'wall ms':>9}")
     for name in lines:
         print(f"{name:34}{cpu[name]:9.1f}{cpu[name] - bare:11.1f}{wall[name]:9.1f}")
-    print(f"\npinned, warm: first resolve {first:.2f} ms, download after it {second:.2f} ms, a fresh client's {repeated:.2f} ms")
+    print(
+        f"\npinned, warm: first resolve {first:.2f} ms, download after it {second:.2f} ms, a fresh client's {repeated:.2f} ms"
+    )
     result = {
         "cpu_ms": cpu,
         "wall_ms": wall,
