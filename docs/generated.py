@@ -64,6 +64,7 @@ def commands_of_adapterhub() -> str:
 def commands_of_adapterhub_server() -> str:
     """The server's commands."""
     import typer
+
     from adapterhub.server.cli import app
 
     return _commands(typer.main.get_command(app), "adapterhub-server")
