@@ -1,0 +1,99 @@
+"""What core saves is what the spec describes: every preset, and other models, pass validation and become manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+import adapterhub.core as ah
+from adapterhub.spec import Manifest, build_manifest, load_preset, preset_names, validate_path
+
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "compacter": {"reduction_factor": 4},
+    "compacter++": {"reduction_factor": 4},
+}
+MODELS: dict[str, Any] = {
+    "bert": lambda: BertForSequenceClassification(
+        BertConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+            vocab_size=40,
+            num_labels=3,
+        )
+    ),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=40, n_positions=16)),
+    "llama": lambda: LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=48,
+            vocab_size=40,
+        )
+    ),
+    "t5": lambda: T5ForConditionalGeneration(
+        T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4, vocab_size=40)
+    ),
+}
+CASES = [
+    *(("bert", name, OVERRIDES.get(name, {})) for name in preset_names()),
+    ("bert", "lora", {"use_dora": True, "bias": True, "intermediate_lora": True, "output_lora": True}),
+    ("bert", "houlsby", {"leave_out": [0], "reduction_factor": {"default": 4, "1": 8}, "ln_before": True}),
+    ("bert", "pfeiffer", {"use_gating": True, "scaling": "learned", "ln_after": True}),
+    ("bert", "ia3", {"ffn": "down_input", "use_gating": True}),
+    ("gpt2", "houlsby", {"reduction_factor": 4}),
+    ("gpt2", "lora", {}),
+    ("gpt2", "prefix", {"prefix_length": 3, "bottleneck_size": 5}),
+    ("llama", "pfeiffer", {"bottleneck_size": 3}),
+    ("llama", "lora", {"attn_matrices": ["q", "k", "v", "o"]}),
+    ("llama", "prefix_flat", {"prefix_length": 3}),
+    ("t5", "houlsby", {"cross_adapter": True, "reduction_factor": 4}),
+    ("t5", "lora", {}),
+    ("t5", "prefix", {"prefix_length": 3, "bottleneck_size": 5}),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "preset", "overrides"), CASES, ids=[f"{kind}-{name}-{len(o)}" for kind, name, o in CASES]
+)
+def test_saved_adapters_are_valid_and_publishable(
+    kind: str, preset: str, overrides: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = ah.init(MODELS[kind]())
+    config = load_preset(preset, **overrides)
+    model.add_adapter("x", config=config)
+    model.save_adapter(tmp_path / "x", "x")
+    assert [str(problem) for problem in validate_path(tmp_path / "x")] == []
+    manifest = build_manifest(tmp_path / "x", reference="sentiment/sst-2@ukp", model_name="owner/model")
+    assert Manifest.from_bytes(manifest.canonical_bytes()) == manifest
+    assert manifest.config_id == config.config_id and manifest.base_model.hidden_size == 32
+    assert sum(1 for tensor in manifest.tensors if tensor.file == "adapter.safetensors")
+
+
+def test_saved_fusions_setups_and_whole_models_are_valid(tmp_path: Path) -> None:
+    model = ah.init(MODELS["bert"]())
+    for name in ("a", "b.c"):
+        model.add_adapter(name, config="pfeiffer[reduction_factor=4]")
+    model.add_adapter_fusion(["a", "b.c"])
+    model.save_adapter_fusion(tmp_path / "fusion", "a,b.c")
+    model.save_adapter_setup(tmp_path / "setup", ah.Fuse("a", "b.c"))
+    model.save_all_adapters(tmp_path / "all")
+    for name in ("fusion", "setup", "all"):
+        assert [str(problem) for problem in validate_path(tmp_path / name)] == [], name
