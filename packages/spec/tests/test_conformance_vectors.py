@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
 
 from adapterhub.spec import (
     AdapterHubError,
@@ -30,7 +32,8 @@ from adapterhub.spec.index import build_index, lookup, read_lines
 from adapterhub.spec.reference import AdapterReference
 
 CONFORMANCE = Path(__file__).parents[3] / "spec" / "conformance"
-GENERATORS = ("canonical", "references", "resolution", "index")
+SCHEMAS = CONFORMANCE.parent / "schemas"
+GENERATORS = ("canonical", "references", "resolution", "index", "schemas")
 
 
 def vectors(path: str, name: str) -> list[Any]:
@@ -201,3 +204,30 @@ def test_index_files_and_lookups(catalogue: Any) -> None:
         except StopIteration:
             pass
         assert [sorted(paths) for paths in rounds] == [sorted(paths) for paths in vector["rounds"]]
+
+
+@pytest.fixture(scope="module")
+def schemas() -> dict[str, Draft202012Validator]:
+    """A validator for each schema by its name."""
+    found = {
+        path.name.removesuffix(".schema.json"): json.loads(path.read_text()) for path in sorted(SCHEMAS.glob("*.json"))
+    }
+    registry: Registry[Any] = Registry().with_resources(
+        (schema["$id"], Resource.from_contents(schema)) for schema in found.values()
+    )
+    return {name: Draft202012Validator(schema, registry=registry) for name, schema in found.items()}
+
+
+@pytest.mark.parametrize("path", sorted((CONFORMANCE / "schemas").glob("*.json")), ids=lambda path: path.stem)
+def test_schema_vectors(path: Path, schemas: dict[str, Draft202012Validator]) -> None:
+    listed = json.loads(path.read_text(encoding="ascii"))
+    validator = schemas[listed["schema"]]
+    for vector in listed["valid"]:
+        assert [error.message for error in validator.iter_errors(vector["document"])] == [], vector["id"]
+    for vector in listed["invalid"]:
+        assert validator.is_valid(vector["document"]) is not vector["schema"], vector["id"]
+
+
+def test_every_schema_has_vectors(schemas: dict[str, Draft202012Validator]) -> None:
+    elsewhere = {"adapter-config", "composition", "fusion-config", "head-config", "manifest"}
+    assert {path.stem for path in (CONFORMANCE / "schemas").glob("*.json")} == schemas.keys() - elsewhere
