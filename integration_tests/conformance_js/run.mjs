@@ -13,7 +13,7 @@ import { hash, lookups, readLine } from "./indexfiles.mjs";
 import { fold, formatReference, parseReference } from "./references.mjs";
 import { resolve, ResolutionError } from "./resolution.mjs";
 import { readHeader, readSafetensors } from "./safetensors.mjs";
-import { prompt, reft } from "./states.mjs";
+import { attentionWithPrefix, prefixStates, prompt, reft } from "./states.mjs";
 import { excess, layerNorm } from "./tensors.mjs";
 
 const flags = process.argv.slice(2);
@@ -201,11 +201,11 @@ for (const { id, why, base64 } of headers.invalid) {
 // --- numerics -------------------------------------------------------------------------------------------------------------
 
 /** Each case of a numerics file with its tensors: f(case, weights, inputs) → tensors by output name. */
-function numerics(name, f, chosen = () => true) {
+function numerics(name, f) {
   const document = json(`conformance/numerics/${name}.json`);
   const tensors = readSafetensors(join(spec, "conformance/numerics", document.tensors));
   const fetch = (names) => Object.fromEntries(Object.entries(names).map(([key, place]) => [key, tensors.get(place)]));
-  for (const one of document.cases.filter(chosen)) {
+  for (const one of document.cases) {
     const { value, error } = attempt(() => f(one, fetch(one.weights), fetch(one.inputs)));
     const wrong = error
       ? error.stack
@@ -249,16 +249,14 @@ numerics("composition", ({ composition, config, norm }, weights, inputs) => {
   const adapter = (name) => ({ weights: under(`${name}.`, weights), config: configs.expand(config[name]) });
   return { adapted: compose(composition, inputs.h, inputs.r, normOf(norm, inputs), adapter) };
 });
-numerics(
-  "states",
-  ({ config }, weights, inputs) => {
-    const full = configs.expand(config);
-    return full.method === "reft"
-      ? { h: reft(inputs.h, inputs.mask, weights, full) }
-      : { y: prompt(inputs.x, weights, full) };
-  },
-  ({ config }) => config.method !== "prefix", // attention is left to runtimes
-);
+numerics("states", ({ config, heads, layers }, weights, inputs) => {
+  const full = configs.expand(config);
+  if (full.method === "reft") return { h: reft(inputs.h, inputs.mask, weights, full) };
+  if (full.method === "prompt") return { y: prompt(inputs.x, weights, full) };
+  const states = prefixStates(weights, full, heads, layers);
+  const contexts = Array.from({ length: layers }, (_, layer) => [`context.${layer}`, attentionWithPrefix(inputs, states, layer)]);
+  return { states, ...Object.fromEntries(contexts) };
+});
 
 // --- report ---------------------------------------------------------------------------------------------------------------
 

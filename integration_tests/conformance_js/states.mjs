@@ -1,8 +1,8 @@
-// Prompt tuning and ReFT (SPEC.md 3).
+// Prefix tuning, prompt tuning and ReFT (SPEC.md 3).
 
 import { ACTIVATIONS } from "./adapters.mjs";
 import { joined, slice } from "./composition.mjs";
-import { tensor } from "./tensors.mjs";
+import { linear, map, tensor } from "./tensors.mjs";
 
 /** [B, T, d] → [B, P + T, d]. */
 export function prompt(x, w, config) {
@@ -41,4 +41,56 @@ export function reft(h, mask, w, config) {
     }
   }
   return tensor(h.shape, data);
+}
+
+/** The trained keys and values, [2 L, heads, P, size]; layer i has 2 i and 2 i + 1. */
+export function prefixStates(w, config, heads, layers) {
+  const values = config.flat
+    ? w.values
+    : linear(
+        map(ACTIVATIONS[config.non_linearity], linear(w.tokens, w["down.weight"], w["down.bias"])),
+        w["up.weight"],
+        w["up.bias"],
+      );
+  const [length, all] = values.shape;
+  const size = all / (2 * layers * heads);
+  const data = new Float64Array(values.data.length);
+  for (let position = 0; position < length; position++) {
+    for (let state = 0; state < 2 * layers; state++) {
+      for (let head = 0; head < heads; head++) {
+        const from = position * all + (state * heads + head) * size;
+        data.set(values.data.subarray(from, from + size), ((state * heads + head) * length + position) * size);
+      }
+    }
+  }
+  return tensor([2 * layers, heads, length, size], data);
+}
+
+/** Attention of layer i over prefix and text: q, k, v [B, heads, T, size], mask [B, T]. */
+export function attentionWithPrefix({ q, k, v, mask }, states, layer) {
+  const [rows, heads, tokens, size] = q.shape;
+  const length = states.shape[2];
+  const at = (x, first, second, third) => {
+    const from = ((first * x.shape[1] + second) * x.shape[2] + third) * size;
+    return x.data.subarray(from, from + size);
+  };
+  const data = new Float64Array(q.data.length);
+  for (let row = 0; row < rows; row++) {
+    for (let head = 0; head < heads; head++) {
+      const seen = Array.from({ length: tokens }, (_, token) => token).filter((token) => mask.data[row * tokens + token]);
+      const prefix = Array.from({ length }, (_, position) => position);
+      const keys = [...prefix.map((p) => at(states, 2 * layer, head, p)), ...seen.map((t) => at(k, row, head, t))];
+      const values = [...prefix.map((p) => at(states, 2 * layer + 1, head, p)), ...seen.map((t) => at(v, row, head, t))];
+      for (let token = 0; token < tokens; token++) {
+        const query = at(q, row, head, token);
+        const scores = keys.map((key) => key.reduce((sum, value, i) => sum + value * query[i], 0) / Math.sqrt(size));
+        const highest = Math.max(...scores);
+        const weights = scores.map((score) => Math.exp(score - highest));
+        const total = weights.reduce((sum, weight) => sum + weight, 0);
+        const out = ((row * heads + head) * tokens + token) * size;
+        values.forEach((value, index) => value.forEach((one, i) => (data[out + i] += (weights[index] / total) * one)));
+      }
+    }
+  }
+  return tensor(q.shape, data);
 }
