@@ -202,6 +202,8 @@ def _index_lines(data: bytes, path: PurePath) -> list[Problem]:
         return [Problem("", f"more than the {MAX_INDEX_BYTES:,} bytes allowed")]
     problems: list[Problem] = []
     for number, text in enumerate(data.split(b"\n"), 1):
+        if len(problems) >= 100:
+            break
         if not text.strip():
             continue
         try:

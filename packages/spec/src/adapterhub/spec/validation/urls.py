@@ -10,7 +10,7 @@ __all__ = ["url_problem"]
 
 MAX_LENGTH = 2_000
 _CHARACTERS = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&()*+,;=%\u00a1-\ud7ff\uf900-\U0003ffff-]+")
-_LABEL = re.compile(r"[a-z0-9_\u00a1-\U0003ffff](?:[a-z0-9_\u00a1-\U0003ffff-]{0,61}[a-z0-9_\u00a1-\U0003ffff])?")
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _PRIVATE_SUFFIXES = ("localhost", "local", "internal", "intranet", "lan", "home", "corp", "private", "localdomain")
 
 
@@ -40,7 +40,9 @@ def url_problem(text: str) -> str | None:
 
 
 def _host_problem(host: str) -> str | None:
-    host = host.rstrip(".").lower()
+    if not host.isascii():
+        return "has a host that is not ASCII (write international names as xn--…)"
+    host = host.removesuffix(".").lower()
     if ":" in host:
         try:
             address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(host.partition("%")[0])
