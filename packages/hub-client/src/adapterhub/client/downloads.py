@@ -25,6 +25,8 @@ __all__ = ["MAX_DOWNLOAD", "copy_folder", "fetch"]
 MANIFEST_CAP = 1024 * 1024
 #: bytes of one version that are taken at most; `ADAPTERHUB_MAX_DOWNLOAD` changes it
 MAX_DOWNLOAD = 64 * 1024**3
+#: kinds of files an adapter is made of
+SUFFIXES = (".safetensors", ".json", ".md", ".txt")
 _WORKERS = 8
 
 
@@ -109,6 +111,9 @@ def _fetch_once(
     fresh: list[str] = []
     if missing:
         fresh = _download_all(list(missing.values()), reach("a file"), cache, entry, show, report)
+    for file in files:
+        if file.path.endswith(".safetensors"):
+            _check_weights(cache, file, entry)
     return cache.build_snapshot(
         digest,
         _folder_name(entry.name),
@@ -137,6 +142,12 @@ def _files_of(data: bytes, entry: IndexEntry, digest: str, expect: str | None) -
     pins = {hex_of(digest), *(hex_of(file.digest) for file in files)}
     if expect is not None and expect not in pins:
         raise _pin_error(entry.adapter, expect)
+    for file in files:
+        if not file.path.lower().endswith(SUFFIXES):
+            raise PolicyError(
+                f"{entry.adapter}:{entry.version} holds {file.path!r}; only {', '.join(SUFFIXES)} files are taken.",
+                hint="Files of other kinds, pickles above all, can run code. Tell who runs the hub.",
+            )
     limit = int(os.environ.get("ADAPTERHUB_MAX_DOWNLOAD") or MAX_DOWNLOAD)
     if manifest.size > limit:
         raise PolicyError(
@@ -144,6 +155,22 @@ def _files_of(data: bytes, entry: IndexEntry, digest: str, expect: str | None) -
             hint="Set ADAPTERHUB_MAX_DOWNLOAD (bytes) if that is what you want.",
         )
     return files
+
+
+def _check_weights(cache: Cache, file: FileOf, entry: IndexEntry) -> None:
+    """Refuse weights whose header lies, whatever the hub let pass: they are the published bytes, but no safetensors file."""
+    from adapterhub.spec.safetensors_header import SafetensorsError, read_header
+
+    blob = cache.find_blob(file.digest, file.size)
+    if blob is None:
+        return  # building the folder says so
+    try:
+        read_header(blob)
+    except SafetensorsError as error:
+        raise IntegrityError(
+            f"{file.path} of {entry.adapter}:{entry.version} is no sound safetensors file: {error}.",
+            hint="It is what was published, but it is not to be loaded. Tell its publisher and who runs the hub.",
+        ) from error
 
 
 def _check_pin(cache: Cache, digest: str, expect: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from copy import copy
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -60,12 +62,18 @@ for module in (finding, moving, account, caching, configuring):
 def build(arguments: list[str]) -> Callable[..., Any]:
     """The whole command. Commands of other packages are only looked for when `arguments` need them: for the help page,
     for completion, and for names that are not ours."""
-    command: Any = typer.main.get_command(app)
+    command: Any = copy(_ours())
+    command.commands = dict(command.commands)
     name = next((word for word in arguments if not word.startswith("-")), None)
     if name is None or name not in command.commands:
         _add_foreign(command, name)
     found: Callable[..., Any] = command
     return found
+
+
+@cache
+def _ours() -> Any:
+    return typer.main.get_command(app)
 
 
 def _add_foreign(command: Any, wanted: str | None) -> None:

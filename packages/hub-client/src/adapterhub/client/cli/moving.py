@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(epilog="Example: adapterhub pull sentiment/sst-2@ukp --model bert-base-uncased")(pull)
     app.command(epilog="Example: adapterhub push out/sst-2 sentiment/sst-2@me --version 1.0 --dry-run")(push)
+    app.command(epilog="Example: adapterhub validate out/sst-2")(validate)
     app.command(epilog="Example: adapterhub yank @me/bert-sst-2:1.0 --reason 'trained on test data'")(yank)
     app.command(epilog="Example: adapterhub lock sentiment/sst-2@ukp --model bert-base-uncased")(lock)
     app.command(epilog="Example: adapterhub sync")(sync)
@@ -106,6 +107,26 @@ def push(
         what = "Published" if result.created else "Was published already, unchanged"
         what = "Waits for review" if result.state == "pending" else what
         note(f"{what}: {result.full_id}; sent {amount}. {result.page or ''}".rstrip())
+
+
+def validate(
+    path: Annotated[Path, typer.Argument(help="An adapter folder, manifest, metadata, weights or zip file.")],
+    json: Json = False,
+) -> None:
+    """Check a folder or file the way the hub does and list every problem; exit code 2 if there is an error."""
+    from adapterhub.spec.errors import ValidationFailedError
+    from adapterhub.spec.validate import validate_path
+
+    problems = [problem.to_json() for problem in validate_path(path)]
+    errors = [problem for problem in problems if problem.get("severity", "error") == "error"]
+    if json:
+        print_json({"problems": problems})
+        raise typer.Exit(2 if errors else 0)
+    if errors:
+        raise ValidationFailedError(f"{path} has {len(errors)} problem{'s'[: len(errors) > 1]}.", problems=problems)
+    for problem in problems:
+        note(f"Note: {problem.get('message')}")
+    note(f"{path} is fine.")
 
 
 def yank(
