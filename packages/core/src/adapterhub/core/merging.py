@@ -107,7 +107,7 @@ def low_rank_svd(
     # the sum is b @ a with an inner size of sum(r_i): two thin QR and a small SVD instead of one of [out, in]
     q_out, r_out = torch.linalg.qr(b)
     q_in, r_in = torch.linalg.qr(a.T)
-    u, s, v = torch.linalg.svd(r_out @ r_in.T)
+    u, s, v = torch.linalg.svd(r_out @ r_in.T, full_matrices=False)
     root = s[:rank].sqrt()
     down = (q_in @ v[:rank].T * root).T
     up = q_out @ (u[:, :rank] * root)
