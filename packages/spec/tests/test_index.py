@@ -8,11 +8,19 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from adapterhub.spec import AdapterNotFoundError, IndexEntry, InvalidManifestError, load_preset, resolve
+from adapterhub.spec import (
+    AdapterNotFoundError,
+    IndexEntry,
+    InvalidManifestError,
+    load_preset,
+    parse_reference,
+    resolve,
+)
 from adapterhub.spec.index import (
     bucket_of,
     bucket_path,
     build_index,
+    lookup,
     model_path,
     namespace_path,
     parse_bucket,
@@ -136,3 +144,16 @@ def test_an_adapter_without_a_task_is_found_by_name_only() -> None:
     assert resolve("@n/a", [nameless], model_name="m").name == "a"
     with pytest.raises(AdapterNotFoundError):
         resolve("a", [nameless], model_name="m")
+
+
+@pytest.mark.parametrize("ref", ["t/s", "s"])
+def test_a_version_given_beside_the_reference_pins_it_too(ref: str) -> None:
+    files = dict(build_index([ENTRY]))  # its only version is yanked
+    for version, expected in [(None, []), ("1", [ENTRY])]:
+        steps = lookup(parse_reference(ref), model_name="m", version=version)
+        paths = next(steps)
+        with pytest.raises(StopIteration) as finished:
+            while True:
+                paths = steps.send({path: files.get(path) for path in paths})
+        entries = [entry for entry in finished.value.value[0] if version or not entry.yanked]
+        assert entries == expected

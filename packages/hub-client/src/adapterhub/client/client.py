@@ -768,7 +768,9 @@ def _drive(
     contents: Callable[[list[str]], Mapping[str, bytes | None]],
 ) -> tuple[list[IndexEntry], Mapping[tuple[str, str, str], str]]:
     """Run the spec's `lookup`, feeding it the files it asks for."""
-    steps = lookup(parsed, model_name=asked["model_name"], type=asked["type"], aliases=aliases)
+    steps = lookup(
+        parsed, model_name=asked["model_name"], version=asked["version"], type=asked["type"], aliases=aliases
+    )
     answer: Any = None
     while True:
         try:

@@ -353,6 +353,7 @@ def lookup(
     reference: AdapterReference,
     *,
     model_name: str | None,
+    version: str | None = None,
     type: str | None = None,
     aliases: Mapping[str, str] | None = None,
 ) -> Generator[list[str], Mapping[str, bytes | None], tuple[list[IndexEntry], dict[tuple[str, str, str], str]]]:
@@ -366,6 +367,7 @@ def lookup(
 
     entries: list[IndexEntry] = []
     defaults: dict[tuple[str, str, str], str] = {}
+    pinned = reference.is_pinned or version is not None
     if reference.name is not None:
         path = namespace_path(reference.namespace or "", reference.name)
         return read_lines(_text((yield [path]).get(path))), defaults
@@ -381,7 +383,7 @@ def lookup(
             and (fold(entry.task), fold(entry.subtask)) == (fold(reference.task), fold(reference.subtask))
             and (type is None or entry.type == type)
         ]
-        if any(reference.is_pinned or not entry.yanked for entry in here):
+        if any(pinned or not entry.yanked for entry in here):
             return here, pointers
     words = [reference.word or reference.subtask or ""]
     words += [target.rpartition("/")[2] for target in alias_targets(reference, aliases or {})]
@@ -391,7 +393,7 @@ def lookup(
     for path in paths:
         for _, document in _objects(_text(contents.get(path))):
             if document.get("model_name") == model_name:
-                lists = [document.get("pairs"), document.get("yanked") if reference.is_pinned else ()]
+                lists = [document.get("pairs"), document.get("yanked") if pinned else ()]
                 pairs.update((task, subtask) for task, subtask, kind in _triples(lists) if type in (None, kind))
     _, chosen = match_pairs(reference, pairs, aliases or {})
     keys = {(fold(task), fold(subtask)) for task, subtask in chosen}
