@@ -128,6 +128,8 @@ def _problem(place: SublayerPlace, events: list[_Event]) -> str | None:
         spots = [
             i for (i, kind), (_, last) in zip(own[1:], own, strict=False) if (kind, last) == ("output", "residual")
         ]
+    if not spots and place.kind == "cross_attention":
+        return None  # it runs only where another text is attended to
     if not spots:
         return f"{place.key}: {place.output} was never called"
     for spot in spots:

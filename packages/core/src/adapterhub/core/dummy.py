@@ -29,6 +29,10 @@ def dummy_inputs(model: nn.Module, *, tokens: int = 5, rows: int = 1) -> dict[st
             found[name] = _MAKERS[name](config, rows).to(device, dtype)
     if "decoder_input_ids" in accepted and getattr(config, "is_encoder_decoder", False):
         found["decoder_input_ids"] = _ids(config, rows, max(2, tokens - 1), device)
+    if "encoder_hidden_states" in accepted and getattr(config, "add_cross_attention", False):
+        width = int(getattr(config, "cross_attention_hidden_size", None) or config.hidden_size)
+        states = torch.linspace(-1, 1, rows * 3 * width, device=device, dtype=dtype)
+        found["encoder_hidden_states"] = states.view(rows, 3, width)
     if "bbox" in accepted:
         found["bbox"] = torch.zeros(rows, tokens, 4, dtype=torch.long, device=device)
     return found
