@@ -15,6 +15,7 @@
 #   TORCH=torch==2.13.0 TRANSFORMERS=transformers~=5.23.0
 #   TEST_FLAGS="-k resolution"  given to pytest;  TEST_WORKERS=2 processes (0: one process, no workers)
 #   BENCHMARKS="packages/core/benchmarks/bench_….py"   which programs make bench runs
+#   BENCH_ADAPTERS=100000       how many made-up adapters the hub has that make bench asks
 #   KEEP=1                      make demo: leave the hub running and print its address
 
 PYTHON ?= python3
@@ -32,6 +33,8 @@ STAMPS := $(VENV)/.stamps
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 INSTALL = $(PIP) install --quiet $(PIP_FLAGS)
 BENCHMARKS ?= $(sort $(wildcard packages/*/benchmarks/bench_*.py))
+HUB_BENCH := packages/hub-server/benchmarks
+BENCH_ADAPTERS ?= 100000
 PYPROJECTS := $(wildcard packages/*/pyproject.toml)
 say = @printf '\033[1m%s\033[0m\n' "$(1)"
 
@@ -41,7 +44,7 @@ say = @printf '\033[1m%s\033[0m\n' "$(1)"
 .PHONY: help demo test lint docs bench clean distclean setup
 
 help:
-	@sed -n '3,20s/^# \{0,1\}//p' $(MAKEFILE_LIST)
+	@sed -n '3,21s/^# \{0,1\}//p' $(MAKEFILE_LIST)
 
 # --- the environment, in layers: a layer is installed again only when its list of requirements changes -------------------
 
@@ -113,6 +116,11 @@ bench: $(STAMPS)/extras
 	  printf '\033[1m%s\033[0m\n' "$$program"; \
 	  $(BIN)/python "$$program" --json ".bench/$$(basename "$$program" .py).json" || exit 1; \
 	done
+	$(call say,A hub with $(BENCH_ADAPTERS) adapters)
+	@test -d .bench/hub-$(BENCH_ADAPTERS) || $(BIN)/python $(HUB_BENCH)/synthetic.py .bench/hub-$(BENCH_ADAPTERS) --count $(BENCH_ADAPTERS)
+	@$(BIN)/python $(HUB_BENCH)/search_and_explore.py .bench/hub-$(BENCH_ADAPTERS) --json .bench/hub_search.json
+	@$(BIN)/python $(HUB_BENCH)/load.py resolve .bench/hub-$(BENCH_ADAPTERS) --seconds 20 --json .bench/hub_resolve.json
+	@$(BIN)/python $(HUB_BENCH)/load.py publish --json .bench/hub_publish.json
 
 clean:
 	rm -rf .demo .bench site dist build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis htmlcov .coverage
