@@ -7,14 +7,13 @@ projection as the parameters of torch's orthogonal parametrisation, of which onl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adapterhub.core.formats.adapters_v1 import LegacyKey, split_key
-from adapterhub.spec.config import AdapterConfig, IA3Config, LoRAConfig, PrefixTuningConfig, UnionConfig
+from adapterhub.spec.config import AdapterConfig, IA3Config, LoRAConfig, PrefixTuningConfig, ReftConfig, UnionConfig
 from adapterhub.spec.errors import CheckpointError
 
 __all__ = ["read_methods"]
@@ -81,7 +80,7 @@ def read_methods(
                 used.add(key)
                 reft.setdefault(slot, {})[found.leaf] = tensor
     for slot, leaves in reft.items():
-        tensors.update(_reft(f"{slot}.layer", leaves))
+        tensors.update(_reft(f"{slot}.layer", leaves, config))
     return tensors, used
 
 
@@ -134,8 +133,11 @@ def _members(config: AdapterConfig) -> Sequence[AdapterConfig]:
     return config.configs if isinstance(config, UnionConfig) else (config,)
 
 
-def _reft(slot: str, leaves: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _reft(slot: str, leaves: Mapping[str, Tensor], config: AdapterConfig) -> Iterator[tuple[str, Tensor]]:
     units = {leaf.split(".")[1] for leaf in leaves if leaf.startswith("units.")}
+    member = next((member for member in _members(config) if isinstance(member, ReftConfig)), None)
+    if member is not None and member.suffix_positions == 0:
+        units.discard("1")  # they write a unit for the last positions even where none is changed
     for unit in sorted(units):
         front = f"units.{unit}."
         own = {leaf.removeprefix(front): tensor for leaf, tensor in leaves.items() if leaf.startswith(front)}
