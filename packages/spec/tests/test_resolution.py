@@ -18,6 +18,7 @@ from adapterhub.spec import (
     VersionNotFoundError,
     load_preset,
 )
+from adapterhub.spec.index import build_index, lookup
 from adapterhub.spec.reference import parse_reference
 from adapterhub.spec.resolution import EntryIndex, match_pairs, resolve
 
@@ -235,6 +236,8 @@ def test_an_error_says_what_to_do_next() -> None:
 
 def test_an_entry_that_comes_again_replaces_the_earlier_one() -> None:
     index = EntryIndex([entry(version="1"), entry(version="2")])
+    index.add(entry(version="1", license="MIT"))
+    assert found("sst-2", index) == "a:2"  # in its place: it is not newer for it
     index.add(entry(version="2", yanked=True))
     assert len(index) == 2
     assert found("sst-2", index) == "a:1"
@@ -314,3 +317,36 @@ def test_whatever_is_asked_only_errors_of_the_hierarchy_come(entries: list[Index
         resolve(ref, entries, model_name=BERT, config=config)
     except AdapterHubError:
         pass
+
+
+REFS = st.builds(
+    lambda word, rest, publisher, version: f"{word}{rest}{publisher}{version}",
+    WORDS,
+    st.sampled_from(["", "/a", "/b", "/a-b"]),
+    st.sampled_from(["", "@n"]),
+    st.sampled_from(["", ":1", ":9"]),
+)
+
+
+@given(
+    ENTRIES, REFS, st.sampled_from([None, "1", "2"]), st.sampled_from([{}, {"a": "b", "a/b": "c++"}, {"b": "a-b/c"}])
+)
+def test_the_index_files_give_what_the_whole_catalogue_gives(
+    entries: list[IndexEntry], ref: str, version: str | None, aliases: dict[str, str]
+) -> None:
+    files = dict(build_index(entries))
+    steps = lookup(parse_reference(ref), model_name=BERT, version=version, aliases=aliases)
+    paths = next(steps)
+    with pytest.raises(StopIteration) as finished:
+        while True:
+            paths = steps.send({path: files.get(path) for path in paths})
+    part, defaults = finished.value.value
+
+    def answer(over: list[IndexEntry]) -> tuple[Any, ...]:
+        try:
+            one = resolve(ref, over, model_name=BERT, version=version, aliases=aliases, defaults=defaults)
+        except AdapterHubError as error:
+            return error.code, sorted(map(str, error.candidates))
+        return one.entry, one.tier, one.decided_by
+
+    assert answer(part) == answer(entries)

@@ -113,15 +113,16 @@ class EntryIndex:
             self.add(entry)
 
     def add(self, entry: IndexEntry) -> None:
-        """Take in one version; one of the same name and version is replaced."""
+        """Take in one version; one of the same name and version is replaced, in its place."""
         namespace, name, task, subtask = map(self._fold, (entry.namespace, entry.name, entry.task, entry.subtask))
         versions = self.names.setdefault((namespace, name), {})
         old = versions.get(entry.version)
         if old is None:
             self._count += 1
         else:
-            was = self.models[old.model_name].adapters[self._fold(old.task), self._fold(old.subtask)]
-            was[(namespace, name), old.type].remove(old)
+            pair = (self._fold(old.task), self._fold(old.subtask))
+            if (old.model_name, pair, old.type) != (entry.model_name, (task, subtask), entry.type):
+                self.models[old.model_name].adapters[pair][(namespace, name), old.type].remove(old)
         versions[entry.version] = entry
         table = self.models.get(entry.model_name)
         if table is None:

@@ -323,12 +323,12 @@ def build_index(
     """Every index file of a catalogue as (path, bytes), for a static export and for tests.
 
     Args:
-        entries: all versions, in the order they were published.
+        entries: all versions, in the order they were published; one that comes again replaces the earlier one.
         defaults: the default pointers.
         aliases: written to `/index/aliases.json`.
         config: written to `/index/config.json`, with `index_version` added.
     """
-    entries = list(entries)
+    entries = list({(fold(one.namespace), fold(one.name), one.version): one for one in entries}.values())
     yield "/index/config.json", f"{_dump({**(config or {}), 'index_version': INDEX_VERSION})}\n".encode()
     yield "/index/aliases.json", f"{_dump(dict(aliases or {}))}\n".encode()
     by_path: dict[str, list[IndexEntry]] = {}
