@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -291,3 +292,33 @@ def test_pages_work_below_a_path_prefix(published: Hub) -> None:
         for name in ("href", "src", "action"):
             value = attributes.get(name, "")
             assert not value.startswith("/") or value.startswith("/hub/"), (tag, value)
+
+
+def test_a_static_export_has_every_page_whole_with_its_twin_and_no_link_that_needs_a_server(
+    published: Hub, tmp_path: Path
+) -> None:
+    from adapterhub.server.operations.export import export_static
+
+    fill(published, [entry("many", name=f"adapter-{n}", task="nli", subtask="multinli") for n in range(130)])
+    folder = tmp_path / "export"
+    export_static(published.storage, published.settings, folder)
+
+    def file_of(address: str) -> Path:
+        path = folder / address.lstrip("/")
+        return path / "index.html" if path.is_dir() or not path.exists() else path
+
+    pages = sorted(folder.rglob("index.html"))
+    assert len(pages) > 130 * 2
+    for path in pages:
+        shown = Page(path.read_text())
+        for tag, attributes in shown.tags:
+            for name in ("href", "src", "action"):
+                target = urlsplit(attributes.get(name, ""))
+                if target.path.startswith("/") and not target.netloc:
+                    assert file_of(target.path).is_file(), (path, tag, target.path)
+            assert tag != "form", path
+        twins = [link["href"] for link in shown.all("link") if link.get("type") == "application/json"]
+        assert all((folder / twin.lstrip("/")).is_file() for twin in twins) and (twins or path.parent.name == "docs")
+    third = folder / "explore/task/nli/multinli"
+    assert Page((third / "index.html").read_text()).text.count("@many/") == 130
+    assert len(json.loads((third / "index.json").read_text())["items"]) == 130

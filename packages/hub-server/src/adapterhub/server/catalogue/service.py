@@ -60,7 +60,7 @@ CELL_FILTERS: dict[str, tuple[str, str]] = {
     "reduction_factor": ("reduction_factor", "Reduction factor"),
     "non_linearity": ("non_linearity", "Non-linearity"),
 }
-_CHOICES = 200
+_CHOICES = 100
 
 
 def explore_kind(
@@ -159,8 +159,8 @@ def explore_adapters(
     return task_view, subtask_view, AdapterPage(tuple(map(summary_of, items)), following, total, True, facets)
 
 
-def _cells(connection: Connection, place: Mapping[str, str]) -> list[tuple[Any, ...]]:
-    """The cells of one pair as plain tuples: the columns of `CELL_FILTERS`, then the number of adapters."""
+def _cells(connection: Connection, place: Mapping[str, str]) -> list[tuple[str, str, str, int]]:
+    """The cells of one pair as plain tuples: base model, its family, variant (the other filters, joined), adapters."""
     result = connection.execute(_PLACE_CELLS, place)
     try:
         assert result.cursor is not None
@@ -169,36 +169,72 @@ def _cells(connection: Connection, place: Mapping[str, str]) -> list[tuple[Any, 
         result.close()
 
 
+_OF_MODEL, _OF_VARIANT = ("model", "family"), ("method", "using", "reduction_factor", "non_linearity")
+_JOINT = "\x1f"
 _PLACE_CELLS = select(
-    *(explore_cells.c[column] for column, _title in CELL_FILTERS.values()), explore_cells.c.adapters
+    explore_cells.c.model_name,
+    explore_cells.c.family,
+    explore_cells.c.method
+    + _JOINT
+    + explore_cells.c.using
+    + _JOINT
+    + explore_cells.c.reduction_factor
+    + _JOINT
+    + explore_cells.c.non_linearity,
+    explore_cells.c.adapters,
 ).where(*(explore_cells.c[name] == bindparam(name) for name in ("kind", "task_key", "subtask_key")))
 
 
-def _cell_facets(cells: Sequence[tuple[Any, ...]], wanted: Mapping[str, str]) -> tuple[tuple[Facet, ...], int]:
-    """The facets over the cells of one pair and how many adapters all filters together leave."""
-    wants = [wanted.get(name) for name in CELL_FILTERS]
-    asked = [(i, want) for i, want in enumerate(wants) if want is not None]
-    counts: list[dict[str, int]] = [{} for _ in wants]
-    total = 0
-    for cell in cells:
-        adapters_here = cell[-1]
-        wrong = [i for i, want in asked if cell[i] != want]
-        if not wrong:
-            total += adapters_here
-            for counter, value in zip(counts, cell, strict=False):
-                counter[value] = counter.get(value, 0) + adapters_here
-        elif len(wrong) == 1:  # only its own filter speaks against it: the choice is open
-            counter, value = counts[wrong[0]], cell[wrong[0]]
-            counter[value] = counter.get(value, 0) + adapters_here
-    facets = []
-    for i, (name, (_column, title)) in enumerate(CELL_FILTERS.items()):
-        found = [(value, count) for value, count in counts[i].items() if value]
-        if not found or (len(found) == 1 and not wants[i] and name != "model"):
-            continue
-        found.sort(key=lambda pair: _numeric(pair[0]) if name == "reduction_factor" else (-pair[1], pair[0]))
-        choices = tuple(Choice(value, count, "", value == wants[i]) for value, count in found[:_CHOICES])
-        facets.append(Facet(name, title, choices, True, max(0, len(found) - _CHOICES)))
-    return tuple(facets), total
+def _cell_facets(
+    cells: Sequence[tuple[str, str, str, int]], wanted: Mapping[str, str]
+) -> tuple[tuple[Facet, ...], int]:
+    """The facets over the cells of one pair and how many adapters all filters together leave.
+
+    A full pair has thousands of cells but few models and few variants, so what is known of those is worked out once each.
+    """
+    counts: dict[str, dict[str, int]] = {name: {} for name in CELL_FILTERS}
+    models: dict[tuple[str, str], int] = {}
+    variants: dict[str, int] = {}
+    model_verdicts: dict[tuple[str, str], list[str]] = {}
+    variant_verdicts: dict[str, list[str]] = {}
+    for model, family, variant, here in cells:
+        both = (model, family)
+        against = model_verdicts.get(both)
+        if against is None:
+            against = model_verdicts[both] = _against(_OF_MODEL, both, wanted)
+        also = variant_verdicts.get(variant)
+        if also is None:
+            also = variant_verdicts[variant] = _against(_OF_VARIANT, variant.split(_JOINT), wanted)
+        if not against and not also:
+            models[both] = models.get(both, 0) + here
+            variants[variant] = variants.get(variant, 0) + here
+        elif len(against) + len(also) == 1:  # only its own filter speaks against it: the choice is open
+            name = (against or also)[0]
+            value = both[_OF_MODEL.index(name)] if against else variant.split(_JOINT)[_OF_VARIANT.index(name)]
+            counts[name][value] = counts[name].get(value, 0) + here
+    for names, found in (
+        (_OF_MODEL, models.items()),
+        (_OF_VARIANT, ((v.split(_JOINT), n) for v, n in variants.items())),
+    ):
+        for values, here in found:
+            for name, value in zip(names, values, strict=True):
+                counts[name][value] = counts[name].get(value, 0) + here
+    facets = (_cell_facet(name, counts[name], wanted.get(name)) for name in CELL_FILTERS)
+    return tuple(facet for facet in facets if facet is not None), sum(models.values())
+
+
+def _against(names: Sequence[str], values: Sequence[str], wanted: Mapping[str, str]) -> list[str]:
+    """The filters that these values do not meet."""
+    return [name for name, value in zip(names, values, strict=True) if name in wanted and wanted[name] != value]
+
+
+def _cell_facet(name: str, counts: Mapping[str, int], want: str | None) -> Facet | None:
+    found = [(value, count) for value, count in counts.items() if value]
+    if not found or (len(found) == 1 and not want and name != "model"):
+        return None
+    found.sort(key=lambda pair: _numeric(pair[0]) if name == "reduction_factor" else (-pair[1], pair[0]))
+    choices = tuple(Choice(value, count, "", value == want) for value, count in found[:_CHOICES])
+    return Facet(name, CELL_FILTERS[name][1], choices, True, max(0, len(found) - _CHOICES))
 
 
 def _numeric(value: str) -> tuple[float, str]:

@@ -180,7 +180,7 @@ def _drop_unwanted(folder: Path, wanted: set[str], done: Export) -> None:
 def _page_addresses(connection: Connection) -> list[str]:
     from adapterhub.server.catalogue.tables import explore_pairs
 
-    found = ["/", "/docs", "/search", "/feed.atom", "/explore/task", "/explore/language"]
+    found = ["/", "/docs", "/feed.atom", "/explore/task", "/explore/language"]
     for row in connection.execute(select(explore_pairs.c.kind, explore_pairs.c.task, explore_pairs.c.subtask)):
         found += [
             f"/explore/{row.kind}/{quote(row.task)}",
@@ -191,16 +191,24 @@ def _page_addresses(connection: Connection) -> list[str]:
         .join(organisations, organisations.c.id == adapters.c.organisation_id)
         .where(adapters.c.listed, adapters.c.private == false())
     ).all()
+    numbers = {row.id: f"/@{row.ns}/{quote(row.name)}" for row in rows}
     for row in rows:
-        found += [f"/@{row.ns}", f"/@{row.ns}/{quote(row.name)}"]
+        found += [f"/@{row.ns}", numbers[row.id]]
+    for version in connection.execute(
+        select(versions.c.adapter_id, versions.c.version).where(versions.c.state == "published").order_by(versions.c.id)
+    ):
+        if version.adapter_id in numbers:
+            found.append(f"{numbers[version.adapter_id]}/versions/{quote(version.version)}")
     return list(dict.fromkeys(found))
 
 
 async def _write_pages(settings: Settings, folder: Path, addresses: Iterable[str], done: Export) -> None:
     from adapterhub.server.app import create_app
+    from adapterhub.server.web.static_pages import twin_of
     from adapterhub.server.web.templating import STATIC_FOLDER
 
     app = create_app(settings)
+    app.state.static = True  # pages that need no server
     kept: set[Path] = set()
     try:
         base = settings.public_url or "http://localhost"
@@ -210,12 +218,17 @@ async def _write_pages(settings: Settings, folder: Path, addresses: Iterable[str
         ) as client:
             for address in addresses:
                 answer = await client.get(address)
-                if answer.status_code != 200:
+                if answer.status_code == 404:  # deleted since the addresses were listed
                     continue
+                if answer.status_code != 200:
+                    raise StorageError(f"The page {address} cannot be drawn: {answer.status_code}.")
                 name = address if address.endswith(".atom") else f"{address.rstrip('/')}/index.html"
                 kept.add(_file(folder, name))
                 _put(folder, name, answer.content, done)
                 done.pages += 1
+                twin = await twin_of(client, address)
+                if twin is not None:
+                    _put(folder, f"{address.rstrip('/')}/index.json", twin, done)
     finally:
         app.state.storage.close()
     for path in sorted(STATIC_FOLDER.iterdir()):
@@ -224,6 +237,7 @@ async def _write_pages(settings: Settings, folder: Path, addresses: Iterable[str
     for path in folder.rglob("index.html"):
         if path not in kept:
             path.unlink()
+            path.with_name("index.json").unlink(missing_ok=True)
             done.removed += 1
 
 

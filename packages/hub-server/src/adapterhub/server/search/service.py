@@ -36,9 +36,9 @@ from adapterhub.server.search.suggestions import suggest
 __all__ = ["FEW", "SAMPLE", "WINDOW", "search", "summaries", "summary_of"]
 
 #: Candidates ranked together.
-WINDOW = 400
+WINDOW = 300
 #: Candidates whose facets are counted; where there are more matches, the counts are lower bounds.
-SAMPLE = 1000
+SAMPLE = 600
 #: Up to so many matches are fetched and sorted; with more, walking along the order meets the wanted ones sooner.
 FEW = 4000
 

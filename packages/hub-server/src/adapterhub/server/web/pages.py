@@ -22,6 +22,8 @@ __all__ = [
 
 #: an order that is not chosen stays out of the address
 _SORTS = [("", "Best match"), *((name, title) for name, title in SORTS.items() if name != "relevance")]
+#: more adapters than any list of a static export has
+_WHOLE = 10_000_000
 KIND_TITLES = {"task": "Tasks", "language": "Languages"}
 
 
@@ -34,16 +36,16 @@ def landing_page(connection: Connection, site: Site) -> str:
     if not any(item.downloads for item in popular):
         popular = ()
     return render(
-        "landing.html", site, twin="/v1/counts", counts=service.hub_counts(connection), popular=popular, newest=newest,
+        "landing.html", site, path="/", twin="/v1/counts", counts=service.hub_counts(connection), popular=popular, newest=newest,
         popular_tasks=service.popular_tasks(connection, 6), start_snippets=start,
     )  # fmt: skip
 
 
 def explore_kind_page(connection: Connection, site: Site, kind: str, text: str = "") -> str:
     """`/explore/task` and `/explore/language`"""
-    tasks = service.explore_kind(connection, kind, text, subtasks=6)
+    tasks = service.explore_kind(connection, kind, text, subtasks=None if site.static else 6)
     return render(
-        "explore_kind.html", site, section=kind, twin=f"/v1/explore/{kind}{_query({'q': text})}", kind=kind, title=KIND_TITLES[kind],
+        "explore_kind.html", site, path=f"/explore/{kind}", section=kind, twin=f"/v1/explore/{kind}{_query({'q': text})}", kind=kind, title=KIND_TITLES[kind],
         tasks=tasks, q=text,
     )  # fmt: skip
 
@@ -54,6 +56,7 @@ def explore_task_page(connection: Connection, site: Site, kind: str, task: str) 
     return render(
         "explore_task.html",
         site,
+        path=f"/explore/{kind}/{quote(view.id)}",
         section=kind,
         twin=f"/v1/explore/{kind}/{quote(task)}",
         kind=kind,
@@ -75,11 +78,11 @@ def explore_subtask_page(
     """`/explore/task/sentiment/sst-2`"""
     filters = {name: filters[name] for name in service.CELL_FILTERS if filters.get(name)}
     task_view, view, page = service.explore_adapters(
-        connection, kind, task, subtask, filters, cursor=cursor, limit=limit
+        connection, kind, task, subtask, filters, cursor=cursor, limit=_WHOLE if site.static else limit
     )
     path = f"/explore/{kind}/{quote(task_view.id)}/{quote(view.id)}"
     return render(
-        "explore_subtask.html", site, section=kind, twin=f"/v1{path}{_query(filters)}", kind=kind, kind_title=KIND_TITLES[kind],
+        "explore_subtask.html", site, path=path, section=kind, twin=f"/v1{path}{_query(filters)}", kind=kind, kind_title=KIND_TITLES[kind],
         task=task_view, subtask=view, page=page, action=site.root + path, filtered=bool(filters),
         url_for_cursor=_cursor_links(site.root + path, filters),
     )  # fmt: skip
@@ -107,10 +110,10 @@ def adapter_page(
     detail = service.adapter_detail(connection, namespace, name, version, viewer)
     summary = detail.summary
     task_name, subtask_name = service.task_names(connection, summary.kind, summary.task, summary.subtask)
+    path = f"/@{quote(summary.namespace)}/{quote(summary.name)}" + (f"/versions/{quote(version)}" if version else "")
     default = next((view.version for view in detail.versions if view.is_default), detail.version.version)
     return render(
-        "adapter.html", site, section=summary.kind,
-        twin=f"/v1/catalogue/@{quote(summary.namespace)}/{quote(summary.name)}" + (f"/versions/{quote(version)}" if version else ""),
+        "adapter.html", site, path=path, section=summary.kind, twin=f"/v1/catalogue{path}",
         detail=detail, kind_title=KIND_TITLES[summary.kind], task_name=task_name, subtask_name=subtask_name,
         snippets=snippets(detail, site.url), card=render_markdown(detail.card) if detail.card.strip() else "",
         newer=default if default != detail.version.version else "",
@@ -121,10 +124,12 @@ def namespace_page(
     connection: Connection, site: Site, name: str, cursor: str = "", viewer: Viewer = ANONYMOUS, limit: int = 24
 ) -> str:
     """`/@ns`"""
-    organisation, page = service.namespace_adapters(connection, name, viewer, cursor=cursor, limit=limit)
+    organisation, page = service.namespace_adapters(
+        connection, name, viewer, cursor=cursor, limit=_WHOLE if site.static else limit
+    )
     path = f"/@{quote(organisation.name)}"
     return render(
-        "namespace.html", site, twin=f"/v1/namespaces/@{quote(organisation.name)}", namespace=organisation, page=page,
+        "namespace.html", site, path=path, twin=f"/v1/namespaces/@{quote(organisation.name)}", namespace=organisation, page=page,
         url_for_cursor=_cursor_links(site.root + path, {}),
     )  # fmt: skip
 

@@ -86,7 +86,8 @@ Cursor = Annotated[str, Query(max_length=600)]
 def site_of(request: Request) -> Site:
     """What pages say about this hub."""
     root = str(request.scope.get("root_path") or "").rstrip("/")
-    return Site(request.app.state.settings.name, public_url(request), root)
+    state = request.app.state
+    return Site(state.settings.name, public_url(request), root, bool(getattr(state, "static", False)))
 
 
 @router.get("/")

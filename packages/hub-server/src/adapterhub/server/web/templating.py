@@ -27,21 +27,26 @@ class Site:
         name: shown in the header and in titles.
         url: address of the hub as its users reach it, without a trailing slash; stands in sample code.
         root: path the hub is mounted under, without a trailing slash; empty at the top of a host.
+        static: pages are written as files: nothing on them may need a server. Lists are whole, searching and filtering are
+            left out, and the JSON twin of `/x` is the file `/x/index.json`.
     """
 
     name: str = "AdapterHub"
     url: str = "http://127.0.0.1:8000"
     root: str = ""
+    static: bool = False
 
 
 def render(template: str, site: Site, **values: Any) -> str:
     """The page `template` draws from `values`.
 
     Besides its own values a template sees `root`, `hub_name`, `hub_url`, `static(name)`, `section` (which entry of the
-    navigation is current) and `twin` (path of the JSON twin, or None).
+    navigation is current) `twin` (path of the JSON twin, or None) and
+    `is_static`. `path` is the address of the page itself.
     """
     values.setdefault("section", "")
-    values.setdefault("twin", None)
+    twin, path = values.get("twin"), values.pop("path", None)
+    values["twin"] = f"{path.rstrip('/')}/index.json" if site.static and twin and path is not None else twin
     return (
         _environment()
         .get_template(template)
@@ -50,6 +55,7 @@ def render(template: str, site: Site, **values: Any) -> str:
             hub_name=site.name,
             hub_url=site.url,
             server_version=__version__,
+            is_static=site.static,
             static=lambda name: f"{site.root}/static/{name}?v={_fingerprints()[name]}",
             **values,
         )
