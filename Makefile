@@ -89,7 +89,7 @@ setup: $(STAMPS)/extras $(STAMPS)/lint $(STAMPS)/docs
 # --- what one does ---------------------------------------------------------------------------------------------------------
 
 demo: $(STAMPS)/packages
-	@$(BIN)/python -m demo $(if $(KEEP),--keep)
+	@DEMO_PIP_FLAGS='$(PIP_FLAGS)' $(BIN)/python -m demo $(if $(KEEP),--keep)
 
 test: $(STAMPS)/extras
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(filter-out 0,$(TEST_WORKERS)),-n $(TEST_WORKERS) --dist loadfile) $(TEST_FLAGS)

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
-from demo import steps
+from adapterhub.spec import AdapterHubError
 from demo.hub import Hub
-from demo.report import DemoError, Report, console
+from demo.report import DemoError, Report, console, waiting
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def main() -> int:
@@ -29,12 +35,15 @@ def main() -> int:
     hub = Hub(run / "hub", run / "hub.log")
     report = Report()
     keep = False
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
+        with waiting("loading PyTorch"):
+            from demo import steps
         steps.life_cycle(folder, hub, report)
         keep = options.keep
         if keep:
             hub.start()
-    except DemoError as error:
+    except (DemoError, AdapterHubError) as error:
         report.broken.append(str(error))
     except KeyboardInterrupt:
         report.broken.append("interrupted")

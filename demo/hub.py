@@ -44,7 +44,8 @@ class Hub:
     def administer(self, *arguments: str) -> str:
         """Run one administration command and return what it prints."""
         line = [command("adapterhub-server"), *arguments, "--data", str(self.data)]
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        with waiting(f"adapterhub-server {' '.join(arguments)}"):
+            done = subprocess.run(line, capture_output=True, text=True, check=False)
         if done.returncode:
             raise DemoError(f"{' '.join(arguments)} failed:\n{done.stderr.strip()}")
         return done.stdout.strip()
