@@ -21,7 +21,7 @@ from adapterhub.core.methods.invertible import Glow, Nice
 from adapterhub.core.methods.lora import LoRA
 from adapterhub.core.methods.parameters import Given, Shapes
 from adapterhub.core.methods.phm import SharedPHM
-from adapterhub.core.methods.prefix import PrefixNetwork
+from adapterhub.core.methods.prefix import Prefix, PrefixNetwork
 from adapterhub.core.methods.prompt import Prompt
 from adapterhub.core.methods.reft import Reft
 from adapterhub.core.pool import pool_of
@@ -214,12 +214,11 @@ def test_states(case: dict[str, Any]) -> None:
         site: Any = SimpleNamespace(heads=heads, size=size)
         network = PrefixNetwork(config, heads * size, layers, site, given(weights)).eval()
         for layer in range(layers):
-            states = network.keys_and_values(layer).view(config.prefix_length, 2, heads, size).permute(1, 2, 0, 3)
-            close(states, wanted["states"][2 * layer : 2 * layer + 2])
-            k, v = (
-                torch.cat((part.expand(2, -1, -1, -1), inputs[name]), 2)
-                for part, name in zip(states, ("k", "v"), strict=True)
-            )
+            made = network.keys_and_values(layer).view(config.prefix_length, 2, heads, size).permute(1, 2, 0, 3)
+            close(made, wanted["states"][2 * layer : 2 * layer + 2])
+            prefix = Prefix(config, network, layer, heads * size, given(weights)).eval()
+            both = prefix(inputs["q"], inputs.get("x"))[..., :-1].unflatten(-1, (2, heads, size)).permute(2, 0, 3, 1, 4)
+            k, v = (torch.cat((part, inputs[name]), 2) for part, name in zip(both, ("k", "v"), strict=True))
             mask = nn.functional.pad(inputs["mask"].bool(), (config.prefix_length, 0), value=True)
             context = nn.functional.scaled_dot_product_attention(inputs["q"], k, v, attn_mask=mask[:, None, None])
             close(context, wanted[f"context.{layer}"])

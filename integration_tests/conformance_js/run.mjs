@@ -254,7 +254,7 @@ numerics("states", ({ config, heads, layers }, weights, inputs) => {
   if (full.method === "reft") return { h: reft(inputs.h, inputs.mask, weights, full) };
   if (full.method === "prompt") return { y: prompt(inputs.x, weights, full) };
   const states = prefixStates(weights, full, heads, layers);
-  const contexts = Array.from({ length: layers }, (_, layer) => [`context.${layer}`, attentionWithPrefix(inputs, states, layer)]);
+  const contexts = Array.from({ length: layers }, (_, layer) => [`context.${layer}`, attentionWithPrefix(inputs, states, layer, weights)]);
   return { states, ...Object.fromEntries(contexts) };
 });
 

@@ -66,21 +66,35 @@ export function prefixStates(w, config, heads, layers) {
   return tensor([2 * layers, heads, length, size], data);
 }
 
-/** Attention of layer i over prefix and text: q, k, v [B, heads, T, size], mask [B, T]. */
-export function attentionWithPrefix({ q, k, v, mask }, states, layer) {
+/**
+ * Attention of layer i over prefix and text: q, k, v [B, heads, T, size], mask [B, T]. With a gate, x [B, T, d] decides
+ * for each row how much the prefix counts: mean over tokens of σ(W x + b), one number for keys and values or one each.
+ */
+export function attentionWithPrefix({ q, k, v, mask, x }, states, layer, w) {
   const [rows, heads, tokens, size] = q.shape;
   const length = states.shape[2];
   const at = (x, first, second, third) => {
     const from = ((first * x.shape[1] + second) * x.shape[2] + third) * size;
     return x.data.subarray(from, from + size);
   };
+  const open = w["gate.weight"] && map((one) => 1 / (1 + Math.exp(-one)), linear(x, w["gate.weight"], w["gate.bias"]));
+  const gate = (row, which) => {
+    if (!open) return 1;
+    const count = open.shape[2];
+    const column = Math.min(which, count - 1);
+    let sum = 0;
+    for (let token = 0; token < open.shape[1]; token++) sum += open.data[(row * open.shape[1] + token) * count + column];
+    return sum / open.shape[1];
+  };
   const data = new Float64Array(q.data.length);
   for (let row = 0; row < rows; row++) {
+    const [gateK, gateV] = [gate(row, 0), gate(row, 1)];
+    const scaled = (state, head, p, factor) => at(states, state, head, p).map((one) => one * factor);
     for (let head = 0; head < heads; head++) {
       const seen = Array.from({ length: tokens }, (_, token) => token).filter((token) => mask.data[row * tokens + token]);
       const prefix = Array.from({ length }, (_, position) => position);
-      const keys = [...prefix.map((p) => at(states, 2 * layer, head, p)), ...seen.map((t) => at(k, row, head, t))];
-      const values = [...prefix.map((p) => at(states, 2 * layer + 1, head, p)), ...seen.map((t) => at(v, row, head, t))];
+      const keys = [...prefix.map((p) => scaled(2 * layer, head, p, gateK)), ...seen.map((t) => at(k, row, head, t))];
+      const values = [...prefix.map((p) => scaled(2 * layer + 1, head, p, gateV)), ...seen.map((t) => at(v, row, head, t))];
       for (let token = 0; token < tokens; token++) {
         const query = at(q, row, head, token);
         const scores = keys.map((key) => key.reduce((sum, value, i) => sum + value * query[i], 0) / Math.sqrt(size));

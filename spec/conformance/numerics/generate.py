@@ -214,7 +214,8 @@ def bottleneck() -> Group:
         weights = bottleneck_weights(Numbers(100 + number), {**BOTTLENECK, **changes})
         name = "-".join(["field", *(f"{key}={value}" for key, value in changes.items())])
         _bottleneck_case(group, name, changes, weights, place, "layer_norm")
-    for preset, changes in _presets():
+    for preset, config in _presets("bottleneck"):
+        changes = {key: value for key, value in config.items() if key in BOTTLENECK}
         weights = bottleneck_weights(Numbers(len(preset) * 7), {**BOTTLENECK, **changes})
         for kind in ("layer_norm", None):
             _bottleneck_case(group, f"preset-{preset}-{'post' if kind else 'pre'}", changes, weights, place, kind)
@@ -250,13 +251,15 @@ def _fields() -> Iterator[dict[str, Any]]:
     yield {"phm_layer": True, "phm_dim": 2}
 
 
-def _presets() -> Iterator[tuple[str, dict[str, Any]]]:
-    """The bottleneck presets, with a non-linearity numpy has and sizes of this file."""
+def _presets(method: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(label, config) of each preset of a method, and of each member of that method in the unions among them."""
     for path in sorted(PRESETS.glob("*.json")):
         document = json.loads(path.read_text(encoding="utf-8"))
-        if document["config"]["method"] == "bottleneck":
-            config = {key: value for key, value in document["config"].items() if key in BOTTLENECK and key != "method"}
-            yield document["name"], config
+        members = document["config"].get("configs", [document["config"]])
+        for number, config in enumerate(members):
+            if config["method"] == method:
+                label = document["name"] if len(members) == 1 else f"{document['name']}-{number}"
+                yield label, {key: value for key, value in config.items() if key != "method"}
 
 
 def _bottleneck_case(
@@ -420,21 +423,19 @@ def linear_maps() -> Group:
     group = Group("linear", "LoRA, DoRA and IA3 at one linear map of 8 → 6 features")
     draw = Numbers(500)
     x, weight, bias = draw(ROWS, TOKENS, HIDDEN), draw(6, HIDDEN, scale=0.5), draw(6)
-    for number, (changes, with_bias) in enumerate(
-        itertools.product(
-            (
-                {},
-                {"alpha": 16},
-                {"alpha": 16, "use_rslora": True},
-                {"use_dora": True, "alpha": 4},
-                {"use_dora": True, "use_rslora": True},
-                {"use_gating": True, "alpha": 16},
-                {"bias": True, "alpha": 16},
-                {"bias": True, "use_dora": True},
-            ),
-            (True, False),
-        )
-    ):
+    options = (
+        {},
+        {"alpha": 16},
+        {"alpha": 16, "use_rslora": True},
+        {"use_dora": True, "alpha": 4},
+        {"use_dora": True, "use_rslora": True},
+        {"use_gating": True, "alpha": 16},
+        {"bias": True, "alpha": 16},
+        {"bias": True, "use_dora": True},
+    )
+    chosen = [(f"lora-{number:02d}", changes) for number, changes in enumerate(options)]
+    chosen += [(f"preset-{label}", changes) for label, changes in _presets("lora")]
+    for (name, changes), with_bias in itertools.product(chosen, (True, False)):
         full = {"alpha": 8, "use_rslora": False, "use_gating": False, "use_dora": False, "bias": False, **changes}
         own = {"a": draw(2, HIDDEN), "b": draw(6, 2)}
         if full["use_dora"]:
@@ -445,89 +446,123 @@ def linear_maps() -> Group:
             own |= {"gate.weight": draw(1, HIDDEN), "gate.bias": draw(1)}
         y = ref.lora(x, weight, bias if with_bias else None, own, full)
         inputs = {"x": x, "weight": weight} | ({"bias": bias} if with_bias else {})
-        group.add(f"lora-{number:02d}", {"method": "lora", "r": 2, **changes}, own, inputs, {"y": y})
-    for number, (changes, side) in enumerate(
-        itertools.product(({}, {"alpha": 2}, {"use_gating": True}), ("output", "input"))
-    ):
+        title = name if with_bias else f"{name}-no-bias"
+        group.add(title, {"method": "lora", **changes, "r": 2}, own, inputs, {"y": y})
+    chosen = [(f"ia3-{number:02d}", changes) for number, changes in enumerate(({}, {"alpha": 2}, {"use_gating": True}))]
+    chosen += [(f"preset-{label}", changes) for label, changes in _presets("ia3")]
+    for (name, changes), side in itertools.product(chosen, ("output", "input")):
         full = {"alpha": 1, "use_gating": False, **changes}
         own = {"scale": draw(6 if side == "output" else HIDDEN, shift=1)}
         if full["use_gating"]:
             own |= {"gate.weight": draw(1, HIDDEN), "gate.bias": draw(1)}
         y = ref.ia3(x, weight, bias, own, full, side)
         inputs = {"x": x, "weight": weight, "bias": bias}
-        group.add(f"ia3-{number:02d}", {"method": "ia3", **changes}, own, inputs, {"y": y}, side=side)
+        group.add(f"{name}-{side}", {"method": "ia3", **changes}, own, inputs, {"y": y}, side=side)
     return group
 
 
-def attention_and_states() -> Group:
+def states() -> Group:
     group = Group("states", "Prefix tuning, prompt tuning and ReFT")
     draw = Numbers(600)
+    _prefixes(group, draw)
+    _prompts(group, draw)
+    _interventions(group, draw)
+    return group
+
+
+def _prefixes(group: Group, draw: Numbers) -> None:
     heads, size, layers, length = 2, 3, 2, 4
+    width = heads * size
+    x = draw(ROWS, TOKENS, width)
     q, k, v = (draw(ROWS, heads, TOKENS, size) for _ in range(3))
     mask = np.array([[True, True, True], [True, True, False]])
-    for number, flat in enumerate((False, True)):
-        config = {"prefix_length": length, "non_linearity": "tanh", "flat": flat}
-        count = 2 * layers * heads * size
-        if flat:
-            own = {"values": draw(length, count)}
-        else:
-            own = {
-                "tokens": draw(length, heads * size),
-                "down.weight": draw(5, heads * size, scale=0.5),
-                "down.bias": draw(5, scale=0.3),
-                "up.weight": draw(count, 5, scale=0.5),
-                "up.bias": draw(count, scale=0.3),
-            }
-        states = ref.prefix_states(own, config, heads, layers)
-        outputs = {
-            f"context.{layer}": ref.attention_with_prefix(q, k, v, mask, states[2 * layer], states[2 * layer + 1])
-            for layer in range(layers)
-        }
-        changes = {"method": "prefix", "prefix_length": length, "bottleneck_size": 5, "flat": flat}
+    options = (
+        {},
+        {"flat": True},
+        {"non_linearity": "relu"},
+        {"use_gating": True},
+        {"use_gating": True, "shared_gating": False},
+    )
+    chosen = [(f"prefix-{number}", changes) for number, changes in enumerate(options)]
+    chosen += [(f"preset-{label}", changes) for label, changes in _presets("prefix")]
+    for name, changes in chosen:
+        full = {"flat": False, "non_linearity": "tanh", "use_gating": False, "shared_gating": True, **changes}
+        count = 2 * layers * width
+        own = {"values": draw(length, count)} if full["flat"] else _network_weights(draw, length, width, 5, count)
         inputs = {"q": q, "k": k, "v": v, "mask": mask}
-        group.add(f"prefix-{number}", changes, own, inputs, {"states": states, **outputs}, heads=heads, layers=layers)
+        if full["use_gating"]:
+            gates = 1 if full["shared_gating"] else 2
+            own |= {"gate.weight": draw(gates, width), "gate.bias": draw(gates)}
+            inputs["x"] = x
+        made = ref.prefix_states(own, full, heads, layers)
+        outputs = {"states": made}
+        for layer in range(layers):
+            pair = made[2 * layer], made[2 * layer + 1]
+            if full["use_gating"]:
+                pair = ref.gated_prefix(made, x, own, layer)
+            outputs[f"context.{layer}"] = ref.attention_with_prefix(q, k, v, mask, *pair)
+        config = {"method": "prefix", **changes, "prefix_length": length, "bottleneck_size": 5}
+        group.add(name, config, own, inputs, outputs, heads=heads, layers=layers)
+
+
+def _network_weights(draw: Numbers, length: int, width: int, inner: int, outputs: int) -> dict[str, ref.Array]:
+    return {
+        "tokens": draw(length, width),
+        "down.weight": draw(inner, width, scale=0.5),
+        "down.bias": draw(inner, scale=0.3),
+        "up.weight": draw(outputs, inner, scale=0.5),
+        "up.bias": draw(outputs, scale=0.3),
+    }
+
+
+def _prompts(group: Group, draw: Numbers) -> None:
     x = draw(ROWS, TOKENS, HIDDEN)
-    for combine in ("prefix", "prefix_after_bos"):
-        own = {"tokens": draw(length, HIDDEN)}
-        config = {"method": "prompt", "prompt_length": length, "combine": combine}
-        group.add(f"prompt-{combine}", config, own, {"x": x}, {"y": ref.prompt(x, own, config)})
+    chosen = [(f"prompt-{combine}", {"combine": combine}) for combine in ("prefix", "prefix_after_bos")]
+    chosen += [(f"preset-{label}", changes) for label, changes in _presets("prompt")]
+    for name, changes in chosen:
+        full = {"combine": "prefix", **changes}
+        own = {"tokens": draw(4, HIDDEN)}
+        config = {"method": "prompt", **changes, "prompt_length": 4}
+        group.add(name, config, own, {"x": x}, {"y": ref.prompt(x, own, full)})
+
+
+def _interventions(group: Group, draw: Numbers) -> None:
     h = draw(ROWS, 6, HIDDEN)
     seen = np.array([[True] * 6, [False, True, True, True, True, False]])
-    for number, changes in enumerate(
-        (
-            {"prefix_positions": 2},
-            {"prefix_positions": 1, "suffix_positions": 2},
-            {"prefix_positions": 2, "suffix_positions": 1, "tied_weights": True},
-            {"prefix_positions": 3, "suffix_positions": 3},
-            {"prefix_positions": 2, "subtract_projection": False, "orthogonality": False},
-            {"prefix_positions": 2, "non_linearity": "relu", "orthogonality": False},
-        )
-    ):
+    options = (
+        {"prefix_positions": 2},
+        {"prefix_positions": 1, "suffix_positions": 2},
+        {"prefix_positions": 2, "suffix_positions": 1, "tied_weights": True},
+        {"prefix_positions": 3, "suffix_positions": 3},
+        {"prefix_positions": 2, "subtract_projection": False, "orthogonality": False},
+        {"prefix_positions": 2, "non_linearity": "relu", "orthogonality": False},
+    )
+    chosen = [(f"reft-{number}", changes) for number, changes in enumerate(options)]
+    chosen += [(f"preset-{label}", changes) for label, changes in _presets("reft")]
+    for name, changes in chosen:
         full = {
             "prefix_positions": 3,
             "suffix_positions": 0,
+            "orthogonality": True,
             "subtract_projection": True,
             "tied_weights": False,
             "non_linearity": None,
             **changes,
         }
-        own = {}
+        own: dict[str, ref.Array] = {}
         for unit in ("prefix", "suffix"):
             if full[f"{unit}_positions"] and not (unit == "suffix" and full["tied_weights"]):
-                projection = (
-                    np.linalg.qr(draw(HIDDEN, 2))[0].T if changes.get("orthogonality", True) else draw(2, HIDDEN)
-                )
+                rows = np.linalg.qr(draw(HIDDEN, 2))[0].T if full["orthogonality"] else draw(2, HIDDEN)
                 own |= {
-                    f"{unit}.projection": projection.astype(np.float32).astype(np.float64),
+                    f"{unit}.projection": rows.astype(np.float32).astype(np.float64),
                     f"{unit}.source.weight": draw(2, HIDDEN),
                     f"{unit}.source.bias": draw(2),
                 }
-        config = {"method": "reft", "r": 2, "dropout": 0, **changes}
-        group.add(f"reft-{number}", config, own, {"h": h, "mask": seen}, {"h": ref.reft(h, seen, own, full)})
-    return group
+        config = {"method": "reft", "dropout": 0, **changes, "r": 2}
+        group.add(name, config, own, {"h": h, "mask": seen}, {"h": ref.reft(h, seen, own, full)})
 
 
-GROUPS = (bottleneck, invertible, composition, fusion, linear_maps, attention_and_states)
+GROUPS = (bottleneck, invertible, composition, fusion, linear_maps, states)
 
 
 def main() -> None:

@@ -296,14 +296,27 @@ def prefix_states(weights: Weights, config: Config, heads: int, layers: int) -> 
     return values.reshape(len(values), 2 * layers, heads, -1).transpose(1, 2, 0, 3)
 
 
+def gated_prefix(states: Array, x: Array, weights: Weights, layer: int) -> tuple[Array, Array]:
+    """Keys and values of one layer, times the gate of each row: [B, heads, P, size] each. Mao et al., 2022."""
+    opened = sigmoid(linear(x, weights, "gate")).mean(axis=1)  # [B, 1], or [B, 2]: one for keys, one for values
+    keys, values = opened[:, 0], opened[:, -1]
+    return (
+        keys[:, None, None, None] * states[2 * layer],
+        values[:, None, None, None] * states[2 * layer + 1],
+    )
+
+
 def attention_with_prefix(
     q: Array, k: Array, v: Array, mask: NDArray[np.bool_], prefix_k: Array, prefix_v: Array
 ) -> Array:
-    """Attention over [prefix, text]: q, k, v [B, heads, T, hd], prefix [heads, P, hd], mask [B, T] (True: a token)."""
+    """Attention over [prefix, text]: q, k, v [B, heads, T, hd], mask [B, T] (True: a token).
+
+    The prefix is [heads, P, hd], or [B, heads, P, hd] where it differs by row.
+    """
     rows, _, _, size = k.shape
-    k = np.concatenate([np.broadcast_to(prefix_k, (rows, *prefix_k.shape)), k], axis=2)
-    v = np.concatenate([np.broadcast_to(prefix_v, (rows, *prefix_v.shape)), v], axis=2)
-    seen = np.concatenate([np.ones((rows, prefix_k.shape[1]), bool), mask], axis=1)
+    k = np.concatenate([np.broadcast_to(prefix_k, (rows, *prefix_k.shape[-3:])), k], axis=2)
+    v = np.concatenate([np.broadcast_to(prefix_v, (rows, *prefix_v.shape[-3:])), v], axis=2)
+    seen = np.concatenate([np.ones((rows, prefix_k.shape[-2]), bool), mask], axis=1)
     scores = q @ k.transpose(0, 1, 3, 2) / math.sqrt(size)
     return softmax(np.where(seen[:, None, None, :], scores, -np.inf)) @ v
 
