@@ -14,6 +14,7 @@ import transformers
 from safetensors.torch import save_file
 
 import adapterhub.core as ah
+from adapterhub.spec import AdapterHubError
 from demo import inputs, learning, snippets
 from demo.report import console
 
@@ -32,4 +33,7 @@ def main(model_folder: Path, sdist: Path, reference: str, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))
+    except AdapterHubError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
