@@ -15,6 +15,7 @@ from adapterhub.server.operations.downloads import Downloads, count_downloads
 from adapterhub.server.operations.requests import RequestLayer, configure_logging
 from adapterhub.server.operations.sweeping import sweep_uploads
 from adapterhub.server.problems import PROBLEM_RESPONSES, add_problem_handlers
+from adapterhub.server.resolving.answers import Answers
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage import open_storage
 
@@ -67,6 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.storage = storage
     app.state.stopping = False
+    app.state.answers = Answers(storage.database)
     app.state.downloads = Downloads(storage)
     app.state.background = [count_downloads, deliver_webhooks, sweep_uploads]
     add_problem_handlers(app)

@@ -401,8 +401,15 @@ def _targets(reference: AdapterReference, aliases: Mapping[str, str]) -> list[st
     return targets
 
 
-def _fold_aliases(aliases: Mapping[str, str] | None) -> dict[str, str]:
-    return {fold(key): fold(target) for key, target in (aliases or {}).items()}
+class FoldedAliases(dict[str, str]):
+    """An alias table whose keys and targets are folded already: for those who resolve often."""
+
+    def __init__(self, aliases: Mapping[str, str]) -> None:
+        super().__init__({fold(key): fold(target) for key, target in aliases.items()})
+
+
+def _fold_aliases(aliases: Mapping[str, str] | None) -> FoldedAliases:
+    return aliases if isinstance(aliases, FoldedAliases) else FoldedAliases(aliases or {})
 
 
 def _choose_version(adapter: Adapter, version: str | None, digest: str | None) -> IndexEntry:

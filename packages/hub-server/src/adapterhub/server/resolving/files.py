@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, select, true
 
 from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
-from adapterhub.server.resolving.service import alias_table
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage.tables import adapters, organisations, pair_defaults, pair_words, pairs, versions
 from adapterhub.spec.index import (
@@ -21,6 +20,7 @@ from adapterhub.spec.index import (
     write_words,
 )
 from adapterhub.spec.reference import fold
+from adapterhub.spec.resolution import load_aliases
 
 __all__ = ["etag_of", "hub_config", "index_file"]
 
@@ -64,7 +64,7 @@ def index_file(connection: Connection, settings: Settings, path: str, viewer: Vi
     if path == "config.json":
         return f"{_dump(hub_config(connection, settings))}\n".encode()
     if path == "aliases.json":
-        return f"{_dump(alias_table())}\n".encode()
+        return f"{_dump(load_aliases())}\n".encode()
     if found := _NAMESPACE.fullmatch(path):
         return _adapter_file(connection, found[1], found[2], found[3], viewer)
     if found := _BUCKET.fullmatch(path):

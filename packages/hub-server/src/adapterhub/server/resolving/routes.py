@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
 from adapterhub.server.dependencies import Bearer, SettingsOf, StorageOf, ViewerOf
 from adapterhub.server.operations.metrics import BLOB_BYTES, RESOLVES
+from adapterhub.server.resolving.answers import Answer, Answers
 from adapterhub.server.resolving.content import blob_size, manifest_bytes, parse_range
 from adapterhub.server.resolving.details import adapter_details, version_details
 from adapterhub.server.resolving.files import etag_of, index_file
 from adapterhub.server.resolving.history import adapter_history
 from adapterhub.server.resolving.service import resolve_reference
 from adapterhub.server.storage import Storage
-from adapterhub.server.storage.tables import hub
 from adapterhub.spec.errors import AdapterHubError, AdapterNotFoundError, InvalidConfigError
+from adapterhub.spec.reference import fold, parse_reference
 from adapterhub.spec.validation.strict_json import JSONSyntaxError, read_json
 
 __all__ = ["router"]
@@ -31,10 +30,8 @@ router = APIRouter(tags=["resolving"], dependencies=[Depends(Bearer)])
 
 Result = TypeVar("Result")
 
-_SERIAL = select(hub.c.number).where(hub.c.key == "serial")
 _FOR_EVER = "public, max-age=31536000, immutable"
 _SHORT = "public, max-age=0, must-revalidate"
-_KEPT_ANSWERS = 8192
 Digest = Annotated[str, Path(pattern="^sha256:[0-9a-f]{64}$")]
 Namespace = Annotated[str, Path(max_length=64)]
 Name = Annotated[str, Path(max_length=128)]
@@ -61,27 +58,36 @@ async def resolve(
     version: Annotated[str | None, Query(max_length=128)] = None,
 ) -> Response:
     """The spec's resolution over everything the caller may see. Nothing ever falls back silently."""
-    answers: OrderedDict[Any, tuple[int, bytes]] = request.app.state.__dict__.setdefault("resolved", OrderedDict())
+    answers: Answers = request.app.state.answers
     key = (ref, model, config, type, version)
 
+    parsed = parse_reference(ref)
+
     def work() -> bytes:
-        with storage.database.read() as connection:
-            serial = int(connection.execute(_SERIAL).scalar_one())
-            kept = answers.get(key) if viewer is ANONYMOUS else None
-            if kept is not None and kept[0] == serial:
-                return kept[1]
-            found = resolve_reference(
-                connection, ref, viewer, model_name=model, config=_config(config), type=type, version=version
-            )
-            body = json.dumps(found.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
+        kept, serial = answers.get(key) if viewer is ANONYMOUS else (None, -1)
+        if kept is not None:
+            if kept.error is not None:
+                raise kept.error.with_traceback(None)
+            return kept.body
+        about = (fold(parsed.namespace or ""), fold(parsed.name)) if parsed.name else model
+        try:
+            with storage.database.read() as connection:
+                found = resolve_reference(
+                    connection, parsed, viewer, model_name=model, config=_config(config), type=type, version=version
+                )
+        except AdapterHubError as error:
             if viewer is ANONYMOUS:
-                answers[key] = (serial, body)
-                while len(answers) > _KEPT_ANSWERS:
-                    answers.popitem(last=False)
-            return body
+                answers.put(key, Answer(b"", error, about), serial)
+            raise
+        body = json.dumps(found.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
+        if viewer is ANONYMOUS:
+            answers.put(key, Answer(body, None, about), serial)
+        return body
 
     try:
-        body = await query(storage, work)
+        # a word may find hundreds of adapters: that is worked out in a thread, so that nobody waits behind it
+        aside = parsed.word is not None and not answers.holds(key)
+        body = await (run_in_threadpool(work) if aside else query(storage, work))
     except AdapterHubError as error:
         upstream = getattr(request.app.state, "upstream", None)
         if upstream is not None and isinstance(error, AdapterNotFoundError):
@@ -114,8 +120,8 @@ async def index(
     """JSON lines, one per version; see the spec. 404 means: nothing there."""
 
     def work() -> tuple[int, bytes | None]:
+        serial = storage.database.serial()
         with storage.database.read() as connection:
-            serial = int(connection.execute(_SERIAL).scalar_one())
             return serial, index_file(connection, settings, path, viewer)
 
     serial, body = await query(storage, work)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import heapq
 import threading
-from collections import OrderedDict
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select, true
+from sqlalchemy import Connection, and_, bindparam, false, func, or_, select, true, tuple_
 
 from adapterhub.server.accounts.viewer import Viewer
 from adapterhub.server.storage.records import entry_of
@@ -16,19 +18,31 @@ from adapterhub.server.storage.tables import adapters, organisations, pair_defau
 from adapterhub.spec.errors import AdapterNotFoundError
 from adapterhub.spec.index import Defaults, IndexEntry
 from adapterhub.spec.reference import AdapterReference, fold, parse_reference
-from adapterhub.spec.resolution import EntryIndex, Resolution, alias_targets, load_aliases, match_pairs, resolve
+from adapterhub.spec.resolution import (
+    EntryIndex,
+    FoldedAliases,
+    Resolution,
+    alias_targets,
+    load_aliases,
+    match_pairs,
+    resolve,
+)
 
 __all__ = ["alias_table", "default_pointers", "entries_of_adapter", "entries_of_pairs", "resolve_reference"]
 
 _MAX_MODELS = 200  # other models looked at when a name is not found
 _MAX_NAMES = 300  # names compared for suggestions
-_CACHED_PAIRS = 512
+_CLOSE_PAIRS = 12  # candidates for suggestions
+_SIMILAR_SECONDS = 30.0
+_SIMILAR_MODELS = 64
+_CACHED_PAIRS = 2048
+_FEW_PAIRS = 8  # up to so many pairs are asked for one by one, and kept
 
 
 @functools.cache
-def alias_table() -> dict[str, str]:
+def alias_table() -> FoldedAliases:
     """The alias table of the spec."""
-    return load_aliases()
+    return FoldedAliases(load_aliases())
 
 
 def resolve_reference(
@@ -70,11 +84,13 @@ def resolve_reference(
 
 def entries_of_adapter(connection: Connection, namespace: str, name: str, viewer: Viewer) -> list[IndexEntry]:
     """All published versions of `@namespace/name`, oldest first; empty for what the viewer may not see."""
-    rows = connection.execute(
-        _lines()
-        .where(organisations.c.key == fold(namespace), adapters.c.key == fold(name), viewer.sees(adapters))
-        .order_by(versions.c.serial)
-    )
+    if _sees_private(viewer):
+        query = _lines().where(
+            organisations.c.key == fold(namespace), adapters.c.key == fold(name), viewer.sees(adapters)
+        )
+        rows = connection.execute(query.order_by(versions.c.serial))
+    else:
+        rows = connection.execute(_ADAPTER_LINES, {"namespace": fold(namespace), "name": fold(name)})
     return [entry_of(row.line) for row in rows]
 
 
@@ -84,6 +100,8 @@ def entries_of_pairs(
     """All published versions for a model and these folded (task, subtask), in the order they were published."""
     if not keys:
         return []
+    if len(keys) > _FEW_PAIRS:
+        return _entries_of_many(connection, model_name, keys, viewer)
     stamps = _stamps(connection, model_name, keys)
     public = [_cache.get(connection, model_name, key, stamps.get(key, 0)) for key in keys]
     private = _private_entries(connection, model_name, keys, viewer)
@@ -96,16 +114,33 @@ def default_pointers(
     connection: Connection, model_name: str, keys: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str, str], str]:
     """The explicit defaults of a model's pairs, as the spec's functions take them."""
-    rows = connection.execute(
-        select(pair_defaults.c.task_key, pair_defaults.c.subtask_key, organisations.c.name.label("ns"), adapters.c.name)
-        .join(adapters, adapters.c.id == pair_defaults.c.adapter_id)
-        .join(organisations, organisations.c.id == adapters.c.organisation_id)
-        .where(
-            pair_defaults.c.model_name == model_name,
-            or_(*(and_(pair_defaults.c.task_key == t, pair_defaults.c.subtask_key == s) for t, s in keys)),
-        )
-    )
-    return {(model_name, row.task_key, row.subtask_key): f"@{row.ns}/{row.name}" for row in rows}
+    keys = list(keys)
+    if len(keys) > _FEW_PAIRS:
+        wanted = set(keys)
+        rows = connection.execute(_POINTERS, {"model": model_name})
+        return {
+            (model_name, row.task_key, row.subtask_key): f"@{row.ns}/{row.name}"
+            for row in rows
+            if (row.task_key, row.subtask_key) in wanted
+        }
+    found: dict[tuple[str, str, str], str] = {}
+    for task, subtask in keys:
+        row = connection.execute(_POINTER, {"model": model_name, "task": task, "subtask": subtask}).first()
+        if row is not None:
+            found[model_name, task, subtask] = f"@{row.ns}/{row.name}"
+    return found
+
+
+def _entries_of_many(
+    connection: Connection, model_name: str, keys: Sequence[tuple[str, str]], viewer: Viewer
+) -> list[IndexEntry]:
+    """The same for a word that finds many pairs, which is hardly ever asked twice and mostly ambiguous."""
+    found: list[IndexEntry] = []
+    for start in range(0, len(keys), 400):
+        some = tuple_(adapters.c.task_key, adapters.c.subtask_key).in_(list(keys[start : start + 400]))
+        query = _lines().where(adapters.c.model_name == model_name, some, viewer.sees(adapters))
+        found += [entry_of(row.line) for row in connection.execute(query.order_by(versions.c.serial))]
+    return found
 
 
 class _PairCache:
@@ -123,16 +158,7 @@ class _PairCache:
             if found is not None and found[0] == stamp:
                 self._kept.move_to_end(key)
                 return found[1]
-        rows = connection.execute(
-            _lines()
-            .where(
-                adapters.c.model_name == model_name,
-                adapters.c.task_key == pair[0],
-                adapters.c.subtask_key == pair[1],
-                Viewer().sees(adapters),
-            )
-            .order_by(versions.c.serial)
-        )
+        rows = connection.execute(_PAIR_LINES, {"model": model_name, "task": pair[0], "subtask": pair[1]})
         index = EntryIndex(entry_of(row.line) for row in rows)
         with self._lock:
             self._kept[key] = (stamp, index)
@@ -153,15 +179,59 @@ def _lines() -> Any:
     )
 
 
+def _of_pair() -> Any:
+    return and_(
+        adapters.c.model_name == bindparam("model"),
+        adapters.c.task_key == bindparam("task"),
+        adapters.c.subtask_key == bindparam("subtask"),
+    )
+
+
+# Statements of the hot path, built once.
+_STAMP = select(func.max(adapters.c.serial)).where(_of_pair())
+_PAIR_LINES = _lines().where(_of_pair(), adapters.c.private == false()).order_by(versions.c.serial)
+_ADAPTER_LINES = (
+    _lines()
+    .where(
+        organisations.c.key == bindparam("namespace"),
+        adapters.c.key == bindparam("name"),
+        adapters.c.private == false(),
+    )
+    .order_by(versions.c.serial)
+)
+_POINTERS = (
+    select(organisations.c.name.label("ns"), adapters.c.name, pair_defaults.c.task_key, pair_defaults.c.subtask_key)
+    .select_from(pair_defaults)
+    .join(adapters, adapters.c.id == pair_defaults.c.adapter_id)
+    .join(organisations, organisations.c.id == adapters.c.organisation_id)
+    .where(pair_defaults.c.model_name == bindparam("model"))
+)
+_POINTER = _POINTERS.where(
+    pair_defaults.c.task_key == bindparam("task"), pair_defaults.c.subtask_key == bindparam("subtask")
+)
+_WORDS = (
+    select(pair_words.c.task, pair_words.c.subtask, pair_words.c.type, pairs.c.live)
+    .join(
+        pairs,
+        and_(
+            pairs.c.model_name == pair_words.c.model_name,
+            pairs.c.task == pair_words.c.task,
+            pairs.c.subtask == pair_words.c.subtask,
+            pairs.c.type == pair_words.c.type,
+        ),
+    )
+    .where(
+        pair_words.c.model_name == bindparam("model"),
+        pair_words.c.word.in_(bindparam("words", expanding=True)),
+    )
+)
+
+
 def _stamps(connection: Connection, model_name: str, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
     """The newest serial among the adapters of each pair: it moves whenever one of them changes."""
     found: dict[tuple[str, str], int] = {}
     for task, subtask in keys:
-        newest = connection.execute(
-            select(func.max(adapters.c.serial)).where(
-                adapters.c.model_name == model_name, adapters.c.task_key == task, adapters.c.subtask_key == subtask
-            )
-        ).scalar_one_or_none()
+        newest = connection.execute(_STAMP, {"model": model_name, "task": task, "subtask": subtask}).scalar_one()
         found[task, subtask] = int(newest or 0)
     return found
 
@@ -198,23 +268,9 @@ def _matching_pairs(
     aliases: dict[str, str],
 ) -> list[tuple[str, str]]:
     """The folded (task, subtask) pairs of the first tier that gives any."""
-    found: set[tuple[str, str]] = set()
-    words = _words(reference, aliases)
-    query = select(pair_words.c.task, pair_words.c.subtask).where(
-        pair_words.c.model_name == model_name, pair_words.c.word.in_(words)
-    )
-    live = select(pairs.c.task).where(
-        pairs.c.model_name == pair_words.c.model_name,
-        pairs.c.task == pair_words.c.task,
-        pairs.c.subtask == pair_words.c.subtask,
-        pairs.c.type == pair_words.c.type,
-        pairs.c.live == true(),
-    )
-    if not (reference.is_pinned or version_given):
-        query = query.where(live.exists())
-    if type is not None:
-        query = query.where(pair_words.c.type == type)
-    found.update((row.task, row.subtask) for row in connection.execute(query))
+    pinned = reference.is_pinned or version_given
+    rows = connection.execute(_WORDS, {"model": model_name, "words": _words(reference, aliases)})
+    found = {(row.task, row.subtask) for row in rows if (pinned or row.live) and type in (None, row.type)}
     if _sees_private(viewer):
         found.update(_private_pairs(connection, viewer, model_name, type))
     _, chosen = match_pairs(reference, sorted(found), aliases)
@@ -289,17 +345,63 @@ def _more_entries(
 
 
 def _close_pairs(connection: Connection, reference: AdapterReference, model_name: str) -> list[tuple[str, str]]:
-    path = fold(reference.path or "")
-    grams = _grams(path)
-    scored: list[tuple[float, tuple[str, str]]] = []
-    for row in connection.execute(select(pairs.c.task, pairs.c.subtask).where(pairs.c.model_name == model_name)):
-        key = (fold(row.task), fold(row.subtask))
-        texts = ["/".join(key)] if reference.task is not None else list(key)
-        score = max(len(grams & _grams(text)) / (len(grams | _grams(text)) or 1) for text in texts)
-        if score > 0:
-            scored.append((-score, key))
-    scored.sort()
-    return list(dict.fromkeys(key for _, key in scored[:40]))[:30]
+    """Pairs of the model that share the most letter pairs with what was asked for."""
+    return _similar.get(connection, model_name).closest(fold(reference.path or ""), whole=reference.task is not None)
+
+
+class _SimilarPairs:
+    """The pairs of one model by the letter pairs in them."""
+
+    def __init__(self, rows: Iterable[tuple[str, str]]) -> None:
+        self._pairs = list(dict.fromkeys((fold(task), fold(subtask)) for task, subtask in rows))
+        self._by_gram: dict[str, list[int]] = {}
+        self._sizes: list[tuple[int, int, int]] = []
+        for number, (task, subtask) in enumerate(self._pairs):
+            grams = _grams(task), _grams(subtask)
+            both = grams[0] | grams[1]
+            self._sizes.append((len(grams[0]), len(grams[1]), len(both)))
+            for gram in both:
+                self._by_gram.setdefault(gram, []).append(number)
+
+    def closest(self, path: str, *, whole: bool) -> list[tuple[str, str]]:
+        """The best pairs for `task/subtask` (`whole`) or for a word."""
+        grams = _grams(path)
+        shared: Counter[int] = Counter()
+        for gram in grams:
+            shared.update(self._by_gram.get(gram, ()))
+
+        def score(number: int, count: int) -> float:
+            task, subtask, both = self._sizes[number]
+            return -count / (max(len(grams), both if whole else min(task, subtask)))
+
+        best = heapq.nsmallest(_CLOSE_PAIRS, ((score(number, count), number) for number, count in shared.items()))
+        return [self._pairs[number] for _, number in best]
+
+
+class _SimilarCache:
+    """`_SimilarPairs` of the models last asked about. Suggestions may be half a minute old."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, str], tuple[float, _SimilarPairs]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, connection: Connection, model_name: str) -> _SimilarPairs:
+        key, clock = (str(connection.engine.url), model_name), time.monotonic()
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None and clock - found[0] < _SIMILAR_SECONDS:
+                self._kept.move_to_end(key)
+                return found[1]
+        rows = connection.execute(select(pairs.c.task, pairs.c.subtask).where(pairs.c.model_name == model_name))
+        made = _SimilarPairs((row.task, row.subtask) for row in rows)
+        with self._lock:
+            self._kept[key] = (clock, made)
+            while len(self._kept) > _SIMILAR_MODELS:
+                self._kept.popitem(last=False)
+        return made
+
+
+_similar = _SimilarCache()
 
 
 def _grams(text: str) -> set[str]:

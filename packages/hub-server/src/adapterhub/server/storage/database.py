@@ -21,6 +21,7 @@ __all__ = ["Database", "hub_text", "inserted_id", "next_serial", "open_database"
 Result = TypeVar("Result")
 
 _BUSY_SECONDS = 30
+_SERIAL = select(hub.c.number).where(hub.c.key == "serial")
 
 
 class Database:
@@ -40,6 +41,7 @@ class Database:
             options["connect_args"] = {"connect_timeout": 10}
         self.engine = create_engine(self.url, **options)
         self._writers = threading.Lock()
+        self._threads = threading.local()
         if self.dialect == "sqlite":
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
@@ -79,6 +81,17 @@ class Database:
             connection = connection.execution_options(begin_immediate=True)
             with connection.begin():
                 yield connection
+
+    def serial(self) -> int:
+        """The hub's counter as it is now: some microseconds on SQLite, a round trip on PostgreSQL."""
+        if not self.is_sqlite:
+            with self.read() as connection:
+                return int(connection.execute(_SERIAL).scalar_one())
+        own: sqlite3.Connection | None = getattr(self._threads, "connection", None)
+        if own is None:
+            own = sqlite3.connect(str(self.path), timeout=_BUSY_SECONDS, isolation_level=None)
+            self._threads.connection = own
+        return int(own.execute("SELECT number FROM hub WHERE key = 'serial'").fetchone()[0])
 
     def close(self) -> None:
         """Close every pooled connection."""

@@ -228,6 +228,7 @@ adapters = Table(
     Index("ix_adapters_pair", "task_key", "subtask_key", "model_name"),
     Index("ix_adapters_private", "private", "model_name"),
     Index("ix_adapters_updated", "updated_at"),
+    Index("ix_adapters_serial", "serial"),
 )
 
 manifests = Table(

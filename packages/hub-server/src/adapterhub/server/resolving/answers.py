@@ -1,0 +1,103 @@
+"""Answers to anonymous resolve requests, kept until something they depend on changes.
+
+Every change of an adapter takes the hub's next serial and notes it on the adapter. When the serial has moved, the adapters
+that moved with it tell which answers may be wrong now: those for their models and names, and every "not found".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Hashable
+
+from sqlalchemy import bindparam, select
+
+from adapterhub.server.storage.database import Database
+from adapterhub.server.storage.tables import adapters, organisations
+from adapterhub.spec.errors import AdapterHubError
+
+__all__ = ["Answer", "Answers"]
+
+_SIZE = 16_384
+_MANY = 500
+
+_CHANGED = (
+    select(adapters.c.model_name, adapters.c.key, organisations.c.key.label("namespace"))
+    .join(organisations, organisations.c.id == adapters.c.organisation_id)
+    .where(adapters.c.serial > bindparam("since"))
+    .limit(_MANY + 1)
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """What resolve answered: a body, or the error it raised.
+
+    Args:
+        about: the base model the answer is for, or the folded `@namespace/name`.
+    """
+
+    body: bytes
+    error: AdapterHubError | None
+    about: Hashable
+
+
+class Answers:
+    """The answers of one process. Safe to use from several threads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._serial = -1
+        self._kept: OrderedDict[Hashable, Answer] = OrderedDict()
+        self._about: defaultdict[Hashable, set[Hashable]] = defaultdict(set)
+        self._errors: set[Hashable] = set()
+        self._lock = threading.Lock()
+
+    def holds(self, key: Hashable) -> bool:
+        """Whether there is an answer under `key`, perhaps one that no longer holds."""
+        return key in self._kept
+
+    def get(self, key: Hashable) -> tuple[Answer | None, int]:
+        """The answer kept under `key`, if it still holds; and the serial to give to `put`."""
+        serial = self._database.serial()
+        with self._lock:
+            if serial != self._serial:
+                self._forget_changed(serial)
+            answer = self._kept.get(key)
+            if answer is not None:
+                self._kept.move_to_end(key)
+            return answer, serial
+
+    def put(self, key: Hashable, answer: Answer, serial: int) -> None:
+        """Keep an answer computed from a state that was at least as new as `serial`."""
+        with self._lock:
+            if serial != self._serial:
+                return  # something changed while it was computed: the next request asks again
+            self._kept[key] = answer
+            self._about[answer.about].add(key)
+            if answer.error is not None:
+                self._errors.add(key)
+            while len(self._kept) > _SIZE:
+                old, gone = self._kept.popitem(last=False)
+                self._about[gone.about].discard(old)
+                self._errors.discard(old)
+
+    def _forget_changed(self, serial: int) -> None:
+        if self._kept:
+            with self._database.read() as connection:
+                rows = connection.execute(_CHANGED, {"since": self._serial}).all()
+            if len(rows) > _MANY or serial < self._serial:
+                self._kept.clear()
+                self._about.clear()
+                self._errors.clear()
+            else:
+                stale = set(self._errors)
+                for row in rows:
+                    stale |= self._about.pop(row.model_name, set()) | self._about.pop((row.namespace, row.key), set())
+                for key in stale:
+                    answer = self._kept.pop(key, None)
+                    if answer is not None:
+                        self._about[answer.about].discard(key)
+                self._errors.clear()
+        self._serial = serial
