@@ -18,6 +18,7 @@ from adapterhub.spec import (
     VersionNotFoundError,
     load_preset,
 )
+from adapterhub.spec.errors import error_from_problem
 from adapterhub.spec.index import build_index, lookup
 from adapterhub.spec.reference import parse_reference
 from adapterhub.spec.resolution import EntryIndex, match_pairs, resolve
@@ -123,6 +124,14 @@ def test_another_model_is_a_mismatch() -> None:
     with pytest.raises(ModelMismatchError) as caught:
         resolve("@ukp/a", [entry()], model_name="roberta-base")
     assert caught.value.details == {"adapter_model": BERT}
+    assert caught.value.adapter_model == BERT
+
+
+def test_what_only_other_models_have_says_which() -> None:
+    with pytest.raises(AdapterNotFoundError) as caught:
+        resolve("sst-2", [entry()], model_name="roberta-base")
+    assert caught.value.models == [BERT]
+    assert error_from_problem(caught.value.to_problem()).models == [BERT]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

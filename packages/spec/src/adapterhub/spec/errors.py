@@ -141,10 +141,15 @@ class ValidationFailedError(AdapterHubError, ValueError):
 
 
 class AdapterNotFoundError(AdapterHubError, LookupError):
-    """Nothing of that name for that model. `details["models"]` lists models that do have it."""
+    """Nothing of that name for that model. `models` lists models that do have it."""
 
     code = "NotFound"
     status = 404
+
+    @property
+    def models(self) -> list[str]:
+        """Other base models for which the same reference finds something; also in `details`."""
+        return list(self.details.get("models") or ())
 
 
 class VersionNotFoundError(AdapterHubError, LookupError):
@@ -162,10 +167,15 @@ class AmbiguousAdapterError(AdapterHubError, LookupError):
 
 
 class ModelMismatchError(AdapterHubError, ValueError):
-    """The adapter addressed was made for another base model (`details["adapter_model"]`)."""
+    """The adapter addressed was made for another base model, `adapter_model`."""
 
     code = "ModelMismatch"
     status = 409
+
+    @property
+    def adapter_model(self) -> str | None:
+        """The base model the adapter was made for; also in `details`."""
+        return self.details.get("adapter_model")
 
 
 class UnsupportedModelError(AdapterHubError, ValueError):
