@@ -174,6 +174,11 @@ def test_another_config_finds_nothing(config: Any) -> None:
     assert caught.value.suggestions == ["sentiment/sst-2@ukp"]
 
 
+def test_another_name_of_a_preset_is_pointed_out() -> None:
+    with pytest.raises(AdapterNotFoundError, match=r"there with pfeiffer.*'seq_bn' is another name of 'pfeiffer'"):
+        resolve("sst-2", [entry()], model_name=BERT, config="seq_bn")
+
+
 @pytest.mark.parametrize("preset", ["lora", "prefix", "ia3", "loreft", "mam", "compacter"])
 def test_configs_of_every_method_are_compared(preset: str) -> None:
     entries = [entry("p"), entry("x", preset=preset)]

@@ -10,7 +10,7 @@ from typing import Any
 from adapterhub.spec.canonical import canonical_json
 from adapterhub.spec.index import IndexEntry
 
-__all__ = ["ConfigFilter", "architecture_table", "config_filter", "expand"]
+__all__ = ["ConfigFilter", "architecture_table", "config_filter", "expand", "preset_name"]
 
 _HEX = frozenset("0123456789abcdef")
 #: Keys of the 2020 hub's expanded configs that may be absent, with what absence means there.
@@ -126,15 +126,25 @@ def architecture_table() -> dict[str, dict[str, Any]]:
     """Configs by name: the presets of the spec under all their names, and the architectures of the 2020 hub."""
     from importlib import resources
 
-    data = resources.files("adapterhub.spec") / "data"
-    table: dict[str, dict[str, Any]] = {}
-    for file in (data / "presets").iterdir():
-        if file.name.endswith(".json"):
-            document = json.loads(file.read_text(encoding="utf-8"))
-            for name in (document["name"], *document.get("aliases", ())):
-                table[name] = document["config"]
-    legacy: dict[str, dict[str, Any]] = json.loads((data / "legacy" / "architectures.json").read_text(encoding="utf-8"))
-    return {**legacy, **table}
+    data = resources.files("adapterhub.spec") / "data" / "legacy" / "architectures.json"
+    table: dict[str, dict[str, Any]] = json.loads(data.read_text(encoding="utf-8"))
+    for document in _presets():
+        for name in (document["name"], *document.get("aliases", ())):
+            table[name] = document["config"]
+    return table
+
+
+def preset_name(name: str) -> str | None:
+    """The name of the preset that has `name` among its other names, or None."""
+    return next((found["name"] for found in _presets() if name in found.get("aliases", ())), None)
+
+
+@cache
+def _presets() -> list[dict[str, Any]]:
+    from importlib import resources
+
+    folder = resources.files("adapterhub.spec") / "data" / "presets"
+    return [json.loads(file.read_text(encoding="utf-8")) for file in folder.iterdir() if file.name.endswith(".json")]
 
 
 @cache

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adapterhub.spec.config_match import ConfigFilter, config_filter
+from adapterhub.spec.config_match import ConfigFilter, config_filter, preset_name
 from adapterhub.spec.entry_index import (
     Adapter,
     Defaults,
@@ -334,10 +334,19 @@ class _Query:
             message = f"@{self.reference.namespace} has no {spelt!r} for {model_name}."
         elif before:
             message = f"No {spelt!r} for {model_name} has the config asked for."
+            return _not_found(message, suggestions, models=models, hint=self._configs_hint(before, suggestions))
         else:
             message = f"There is no {spelt!r} for {model_name}."
             suggestions = self._close_paths(model_name)
         return _not_found(message, suggestions, models=models)
+
+    def _configs_hint(self, before: list[Adapter], suggestions: list[str]) -> str:
+        """Which configs there are, and whether the name asked for is another name of one of them."""
+        there = sorted({adapter.default.using or adapter.default.method for adapter in before})
+        hint = f"{', '.join(suggestions)}: there with {_some(there)}."
+        asked = self.keep.name if self.keep is not None else None
+        own = preset_name(asked) if asked is not None else None
+        return f"{hint} {asked!r} is another name of {own!r}; configs are asked for by that." if own in there else hint
 
     def _leaves_any(self, model_name: str) -> bool:
         found, _ = self.candidates(model_name)
