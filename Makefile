@@ -70,7 +70,7 @@ $(STAMPS)/packages: $(STAMPS)/torch $(PYPROJECTS)
 
 $(STAMPS)/extras: $(STAMPS)/packages pyproject.toml
 	$(call say,Installing the optional parts and the test tools)
-	@$(INSTALL) '$(TRANSFORMERS)' --group test -e packages/spec -e 'packages/core[plots,datasets]' \
+	@$(INSTALL) '$(TRANSFORMERS)' --group test -e packages/spec -e 'packages/core[train,plots,datasets]' \
 	  -e 'packages/hub-client[hf,keyring]' -e 'packages/hub-server[postgresql]'
 	@touch $@
 
