@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -364,3 +366,17 @@ def test_the_index_files_give_what_the_whole_catalogue_gives(
         return one.entry, one.tier, one.decided_by
 
     assert answer(part) == answer(entries)
+
+
+def test_resolving_needs_the_standard_library_only() -> None:
+    program = (
+        "import sys\n"
+        "from adapterhub.spec import EntryIndex, IndexEntry, parse_reference, resolve\n"
+        "from adapterhub.spec.index import build_index, lookup\n"
+        "entry = IndexEntry('n', 'a', '1', 'm', 't', 's', using='pfeiffer', config={'method': 'lora'})\n"
+        "assert resolve('s', [entry], model_name='m', config={'method': 'lora'}).name == 'a'\n"
+        "assert resolve('s', [entry], model_name='m', config='pfeiffer').name == 'a'\n"
+        "outside = {'pydantic', 'yaml', 'pydantic_core', 'typing_extensions'} & sys.modules.keys()\n"
+        "assert not outside, outside\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
