@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from adapterhub.server.catalogue.tables import (
     configs,
@@ -383,12 +382,22 @@ def _insert(connection: Connection, table: Any, rows: Iterable[dict[str, Any]]) 
         connection.execute(insert(table), batch)
 
 
+def _upserting(dialect: str) -> Any:
+    """The `insert` of a dialect that knows ON CONFLICT; only the one in use is loaded."""
+    if dialect == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert
+
+
 def _add(connection: Connection, table: Any, key: Sequence[str], rows: list[dict[str, Any]]) -> None:
     """Add `adapters` of each row to the row of the same key; rows that fall to zero are deleted."""
     if not rows:
         return
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(table)
+    statement = _upserting(connection.dialect.name)(table)
     statement = statement.on_conflict_do_update(
         index_elements=list(key), set_={"adapters": table.c.adapters + statement.excluded.adapters}
     )

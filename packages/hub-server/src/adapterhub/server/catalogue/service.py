@@ -429,13 +429,23 @@ def namespace_adapters(
         )
     position = read_cursor(cursor, "namespace", (str, int))
     here = [listings.c.namespace_key == organisation.key, viewer.sees(listings)]
-    total = int(connection.execute(select(func.count()).select_from(listings).where(*here)).scalar_one())
+    total = _count_of_namespace(connection, organisation, viewer)
     if position:
         here.append(listings.c.name_key > position[0])
     rows = connection.execute(listing_rows.where(*here).order_by(listings.c.name_key).limit(limit + 1)).all()
     items = rows[:limit]
     following = write_cursor("namespace", [items[-1].name_key, items[-1].rank]) if len(rows) > limit else None
     return organisation, AdapterPage(tuple(map(summary_of, items)), following, total)
+
+
+def _count_of_namespace(connection: Connection, organisation: Row[Any], viewer: Viewer) -> int:
+    if organisation.private or viewer.token_id is not None:
+        here = [listings.c.namespace_key == organisation.key, viewer.sees(listings)]
+        return int(connection.execute(select(func.count()).select_from(listings).where(*here)).scalar_one())
+    counted = select(facet_counts.c.adapters).where(
+        facet_counts.c.field == "namespace", facet_counts.c.value == organisation.key
+    )
+    return int(connection.execute(counted).scalar_one_or_none() or 0)
 
 
 def hub_counts(connection: Connection) -> HubCounts:

@@ -19,8 +19,8 @@ __all__ = ["COUNT_LIMIT", "Candidate", "candidates", "count_all", "count_matches
 
 Candidate: TypeAlias = tuple[Any, ...]
 
-#: Matches are counted up to here.
-COUNT_LIMIT = 10_000
+#: Matches of several words are counted up to here.
+COUNT_LIMIT = 2000
 
 _COLUMNS = (
     "rank", "name_key", "namespace_key", "kind", "task_key", "subtask_key", "model_name", "family", "method", "using",
@@ -58,7 +58,13 @@ def has_matches(connection: Connection, matches: Sequence[Match], viewer: Viewer
 
 
 def count_matches(connection: Connection, matches: Sequence[Match], viewer: Viewer) -> tuple[int, bool]:
-    """How many adapters match, counted up to `COUNT_LIMIT`, and whether that is all."""
+    """How many adapters match, and whether that is all: counted up to `COUNT_LIMIT`, or known from a counter."""
+    if len(matches) == 1 and matches[0].counter and viewer.token_id is None:
+        field, value = matches[0].counter
+        known = connection.execute(
+            select(facet_counts.c.adapters).where(facet_counts.c.field == field, facet_counts.c.value == value)
+        ).scalar_one_or_none()
+        return int(known or 0), True
     if connection.dialect.name == "sqlite":
         inner = "SELECT 1 FROM listings_text WHERE listings_text MATCH :match LIMIT :limit"
         expression = fts5_expression(matches, viewer)

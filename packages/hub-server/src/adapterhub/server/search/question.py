@@ -31,7 +31,7 @@ PRIVATE_WORD = facet_word("visibility", "private")
 #: A prefix of five letters or more is replaced by the words it starts, the common ones first.
 _MAX_EXPANSIONS = 16
 #: Below this many expected matches the database may merge all words of a prefix itself.
-_FEW = 20_000
+_FEW = 3000
 
 
 def organisation_word(organisation_id: int) -> str:
@@ -48,10 +48,14 @@ class CursorError(AdapterHubError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One word that has to be found: any of `words` exactly, or, if `prefix` is set, any word that starts so."""
+    """One word that has to be found: any of `words` exactly, or, if `prefix` is set, any word that starts so.
+
+    `counter` is the row of `facet_counts` that knows how many adapters match, if there is one.
+    """
 
     words: tuple[str, ...]
     prefix: str = ""
+    counter: tuple[str, str] | None = None
 
     def found_in(self, text: str) -> bool:
         """Whether `text`, words with a blank before and behind each, holds it."""
@@ -88,18 +92,18 @@ class Question:
 
     def matches(self, connection: Connection) -> list[Match]:
         """Everything an adapter has to match: the filters' words and the text's, the last of which may be unfinished."""
-        found = [
-            Match((facet_word(name, fold(value) if name in _FOLDED else value),))
-            for name, value in self.filters.items()
-            if value and name in FILTERS
-        ]
+        found = []
+        for name, given in self.filters.items():
+            if given and name in FILTERS:
+                value = fold(given) if name in _FOLDED else given
+                found.append(Match((facet_word(name, value),), counter=(name, value)))
         words = self.words
         unfinished = bool(words) and self.text[-1:].isalnum()
         for position, word in enumerate(words):
             if unfinished and position == len(words) - 1 and len(word) > 1:
                 found.append(_unfinished(connection, word))
             else:
-                found.append(Match((word,)))
+                found.append(Match((word,), counter=("word", word)))
         return found
 
 
