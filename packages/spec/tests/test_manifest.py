@@ -175,3 +175,28 @@ def test_default_names_follow_the_grammar() -> None:
         default_name("facebook/bart-large", "QA", "squad v2", "pfeiffer+inv") == "bart-large-qa-squad-v2-pfeiffer+inv"
     )
     assert len(default_name("m" * 100, "t" * 60, "s" * 60, "c")) <= 128
+
+
+def test_what_the_folder_says_of_itself_is_taken_unless_given(folder: Path) -> None:
+    (folder / "README.md").write_text(
+        "---\nlicense: apache-2.0\nlanguage: de\ndatasets:\n- sst2\nauthors: [A, B]\ndescription: Short.\ntags: []\n---\n# x\n"
+    )
+    (folder / "training.json").write_text('{"data": "reviews.csv", "metrics": {"accuracy": 0.5, "note": "x"}}')
+    built = build_manifest(folder, reference="sentiment/sst-2@ukp")
+    assert (built.license, built.languages, built.datasets, built.authors) == (
+        "apache-2.0",
+        ("de",),
+        ("sst2",),
+        ("A", "B"),
+    )
+    assert [(m.name, m.value, m.dataset, m.split) for m in built.metrics] == [
+        ("accuracy", 0.5, "reviews.csv", "validation")
+    ]
+    assert built.description == "Short."
+    given = build_manifest(folder, reference="sentiment/sst-2@ukp", license="MIT", metrics=[], languages=["en"])
+    assert (given.license, given.metrics, given.languages) == ("MIT", (), ("en",))
+    (folder / "README.md").write_text("---\nlicense: [\n---\n")
+    assert build_manifest(folder, reference="sentiment/sst-2@ukp").license is None
+    (folder / "README.md").write_text("---\nlicense: free for all of you\n---\n")
+    with pytest.raises(InvalidManifestError, match="license"):
+        build_manifest(folder, reference="sentiment/sst-2@ukp")

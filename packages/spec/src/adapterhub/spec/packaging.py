@@ -17,6 +17,7 @@ from adapterhub.spec.reference import parse_reference
 from adapterhub.spec.safetensors_header import read_header
 from adapterhub.spec.validation.adapter_folder import (
     HEAD_CONFIG_FILE,
+    MAX_JSON_BYTES,
     AdapterRecord,
     files_in,
     folder_problems,
@@ -24,8 +25,10 @@ from adapterhub.spec.validation.adapter_folder import (
     read_record,
 )
 from adapterhub.spec.validation.problem import has_errors
+from adapterhub.spec.validation.strict_json import read_json
+from adapterhub.spec.validation.strict_yaml import YAMLSyntaxError, read_yaml
 
-__all__ = ["build_manifest", "default_name", "media_type_of", "preset_of"]
+__all__ = ["build_manifest", "default_name", "folder_metadata", "media_type_of", "preset_of"]
 
 _MEDIA_TYPES = {
     ".safetensors": "application/vnd.safetensors",
@@ -65,6 +68,19 @@ _HYPER_PARAMETERS = frozenset(
 )
 
 
+_HEAD = re.compile(r"---\r?\n(.*?\r?\n)---\r?\n", re.DOTALL)
+#: member of the head of README.md → member of the manifest
+_HEAD_MEMBERS = {
+    "license": "license",
+    "language": "languages",
+    "languages": "languages",
+    "datasets": "datasets",
+    "authors": "authors",
+    "description": "description",
+    "citation": "citation",
+}
+
+
 def build_manifest(
     folder: str | os.PathLike[str],
     *,
@@ -79,15 +95,18 @@ def build_manifest(
     model_revision: str | None = None,
     license: str | None = None,
     languages: Iterable[str] | None = None,
-    datasets: Iterable[str] = (),
-    metrics: Iterable[Metric | Mapping[str, Any]] = (),
-    description: str = "",
-    citation: str = "",
-    authors: Iterable[str] = (),
+    datasets: Iterable[str] | None = None,
+    metrics: Iterable[Metric | Mapping[str, Any]] | None = None,
+    description: str | None = None,
+    citation: str | None = None,
+    authors: Iterable[str] | None = None,
     dependencies: Iterable[Dependency | Mapping[str, Any] | str] = (),
     created_at: str | datetime.datetime | None = None,
 ) -> Manifest:
     """The manifest of a native adapter folder.
+
+    What is not given is taken from the folder: licence, languages, data sets, authors and description from the head of its
+    README.md (`license`, `language`, `datasets`, `authors`, `description`), metrics and data from its training.json.
 
     Args:
         folder: what `save_adapter` wrote: adapter_config.json, adapter.safetensors, maybe a head and a README.md.
@@ -140,6 +159,7 @@ def build_manifest(
     if not model:
         raise InvalidManifestError("The folder does not say for which base model it is.", hint="Give model_name.")
     files = tuple(_file(path, root) for path in files_in(root))
+    told = folder_metadata(root)
     return Manifest.from_json(
         {
             "spec_version": "1.0",
@@ -159,13 +179,13 @@ def build_manifest(
             "head": _head(root),
             "files": [item.model_dump(mode="json") for item in files],
             "tensors": [item.model_dump(mode="json") for item in _tensors(root, files)],
-            "license": license,
-            "languages": list(record.languages if languages is None else languages),
-            "datasets": list(datasets),
-            "metrics": [_as_json(Metric, item) for item in metrics],
-            "description": description,
-            "citation": citation,
-            "authors": list(authors),
+            "license": told.get("license") if license is None else license,
+            "languages": list(languages if languages is not None else record.languages or told.get("languages", ())),
+            "datasets": list(told.get("datasets", ()) if datasets is None else datasets),
+            "metrics": [_as_json(Metric, item) for item in (told.get("metrics", ()) if metrics is None else metrics)],
+            "description": told.get("description", "") if description is None else description,
+            "citation": told.get("citation", "") if citation is None else citation,
+            "authors": list(told.get("authors", ()) if authors is None else authors),
             "dependencies": [
                 _as_json(Dependency, {"reference": item} if isinstance(item, str) else item) for item in dependencies
             ],
@@ -173,6 +193,46 @@ def build_manifest(
             "created_at": _instant(created_at or record.created_at),
         }
     )
+
+
+def folder_metadata(folder: Path) -> dict[str, Any]:
+    """What a validated folder says of itself for people, under the names of manifest members; nothing where it does not.
+
+    Read are the YAML head of `README.md` (between lines of `---`) and `training.json` (`data`, `metrics` by name). A head
+    that is no strict YAML says nothing.
+    """
+    told: dict[str, Any] = {}
+    training = folder / "training.json"
+    if training.is_file():
+        record = read_json(training.read_bytes(), max_bytes=MAX_JSON_BYTES)
+        if isinstance(record, dict):
+            data = record.get("data")
+            known = data if isinstance(data, str) and data else None
+            measured = record.get("metrics")
+            told["metrics"] = [
+                {"name": name, "value": value, "dataset": known, "split": "validation"}
+                for name, value in (measured.items() if isinstance(measured, dict) else ())
+                if isinstance(value, (int, float)) and not isinstance(value, bool)
+            ]
+            told["datasets"] = [known] if known else []
+    readme = folder / "README.md"
+    head = _HEAD.match(readme.read_text(encoding="utf-8")) if readme.is_file() else None
+    if head is None:
+        return told
+    try:
+        value, _ = read_yaml(head[1].encode(), max_bytes=MAX_JSON_BYTES)
+    except YAMLSyntaxError:
+        return told
+    if isinstance(value, dict):
+        for name, member in _HEAD_MEMBERS.items():
+            found = value.get(name)
+            if member in ("license", "description", "citation"):
+                if isinstance(found, str) and found:
+                    told[member] = found
+            elif isinstance(found, (str, list)) and found:
+                items = [found] if isinstance(found, str) else found
+                told[member] = [item for item in items if isinstance(item, str)]
+    return told
 
 
 def default_name(model: str, task: str, subtask: str, using: str) -> str:
