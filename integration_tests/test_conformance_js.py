@@ -34,8 +34,8 @@ SPEC = Path(__file__).parents[1] / "spec"
 
 
 @pytest.fixture(scope="module")
-def program() -> Path:
-    """The program with its dependencies installed beside a copy, which later runs use again."""
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the program with its dependencies beside it; these are installed once and used again by later runs."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         pytest.skip("Node.js is not installed: the second implementation is not run")
@@ -44,17 +44,31 @@ def program() -> Path:
     )
     if major < 20:
         pytest.skip(f"Node.js {major} is too old: the second implementation needs 20")
-    key = hashlib.sha256((PROGRAM / "package.json").read_bytes()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"adapterhub-conformance-{os.getuid()}-{key}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    shutil.copyfile(PROGRAM / "package.json", folder / "package.json")
-    if not (folder / "node_modules" / "ajv-formats" / "package.json").is_file():
-        command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-        installed = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-        if installed.returncode != 0:
-            pytest.skip(f"the package registry is out of reach: {installed.stderr.strip()[-200:]}")
+    folder = tmp_path_factory.mktemp("conformance_js")
     for file in PROGRAM.glob("*.mjs"):
         shutil.copyfile(file, folder / file.name)
+    (folder / "node_modules").symlink_to(_installed(npm) / "node_modules")
+    return folder
+
+
+def _installed(npm: str) -> Path:
+    """A folder with the dependencies, complete from the moment it is there, so that several processes may ask for it."""
+    key = hashlib.sha256((PROGRAM / "package.json").read_bytes()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"adapterhub-conformance-{os.getuid()}-{key}"
+    if not folder.is_dir():
+        fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+        shutil.copyfile(PROGRAM / "package.json", fresh / "package.json")
+        command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+        installed = subprocess.run(command, cwd=fresh, capture_output=True, text=True, timeout=180)
+        if installed.returncode != 0:
+            shutil.rmtree(fresh)
+            pytest.skip(f"the package registry is out of reach: {installed.stderr.strip()[-200:]}")
+        try:
+            fresh.rename(folder)
+        except OSError:  # another process was first
+            shutil.rmtree(fresh)
+    if folder.stat().st_uid != os.getuid():
+        pytest.skip(f"{folder} belongs to somebody else")
     return folder
 
 
