@@ -41,6 +41,7 @@ __all__ = [
     "read_adapter",
     "save_adapter",
     "save_adapter_fusion",
+    "write_checkpoint",
 ]
 
 _last: list[LoadReport] = []
@@ -106,8 +107,24 @@ def save_adapter(
         head=head,
         record={key: value for key, value in record.items() if value is not None},
     )
-    with write_folder(folder, owned=_owned(_writer(format).files)) as target:
-        _writer(format).write(target, checkpoint, pool)
+    return write_checkpoint(folder, checkpoint, pool, format)
+
+
+def write_checkpoint(
+    folder: str | os.PathLike[str],
+    checkpoint: AdapterCheckpoint,
+    pool: Pool,
+    format: str = "native",
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Writes a checkpoint with the neutral keys of the pool's model, in any format, with its card; all or nothing."""
+    if dtype is not None:
+        checkpoint.tensors = native.tensors_on(checkpoint.tensors, dtype)
+        if checkpoint.head is not None:
+            checkpoint.head.tensors = native.tensors_on(checkpoint.head.tensors, dtype)
+    writer = _writer(format)
+    with write_folder(folder, owned=_owned(writer.files)) as target:
+        writer.write(target, checkpoint, pool)
         (target / "README.md").write_text(card(checkpoint), encoding="utf-8")
     return Path(folder)
 
