@@ -39,6 +39,24 @@ def problems(data: bytes, tmp_path: Path) -> list[str]:
     return [str(problem) for problem in validate_path(path)]
 
 
+def test_archives_in_the_zip64_format_are_accepted_where_both_ends_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 20)  # sizes and offsets above it are written in 64 bits
+    data = archive()
+    assert b"PK\x06\x06" in data and b"PK\x06\x07" in data
+    assert problems(data, tmp_path) == []
+    at = data.index(b"PK\x06\x06")
+    for position in (4, 16, 20, 24, 32, 40, 48):  # size, disks, counts, length and start of the directory
+        wrong = bytearray(data)
+        wrong[at + position] ^= 1
+        assert problems(bytes(wrong), tmp_path)
+    for position in (4, 8, 16):
+        wrong = bytearray(data)
+        wrong[data.index(b"PK\x06\x07") + position] ^= 1
+        assert problems(bytes(wrong), tmp_path)
+
+
 def test_ordinary_archives_are_accepted(tmp_path: Path) -> None:
     class Pipe(io.RawIOBase):  # a stream that cannot seek: sizes come behind the data
         def __init__(self) -> None:

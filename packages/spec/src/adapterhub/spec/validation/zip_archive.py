@@ -37,6 +37,8 @@ ALLOWED_SUFFIXES = (".safetensors", ".json", ".md", ".txt")
 ALLOWED_NAMES = ("LICENSE", "NOTICE", "README")
 
 _END = struct.Struct("<4s4H2LH")
+_LOCATOR = struct.Struct("<4sLQL")
+_END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s4B4HL2L5H2L")
 _LOCAL = struct.Struct("<4s2B4HL2L2H")
 _CHUNK = 256 * 1024
@@ -126,9 +128,15 @@ def _read_directory(file: BinaryIO, size: int) -> tuple[list[Entry], int]:
         raise ZipError(f"the comment is longer than {MAX_COMMENT:,} bytes or holds a zip record")
     if disk or first_disk or here != count:
         raise ZipError("the archive claims to span several disks")
-    if 0xFFFF in (count,) or 0xFFFFFFFF in (length, start):
-        raise ZipError("zip64 archives are not accepted")
-    if start + length != end_offset:
+    directory_end = end_offset
+    wide = _wide_end(file, end_offset)
+    if wide is not None:
+        directory_end, *known = wide
+        for told, value, none in zip((count, length, start), known, (0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF), strict=True):
+            if told not in (value, none):
+                raise ZipError("the two end records disagree")
+        count, length, start = known
+    if start + length != directory_end:
         raise ZipError("the central directory does not end where the end record begins")
     if count > MAX_ENTRIES:
         raise ZipError(f"{count:,} entries, more than the {MAX_ENTRIES:,} allowed")
@@ -146,6 +154,23 @@ def _read_directory(file: BinaryIO, size: int) -> tuple[list[Entry], int]:
     if len(entries) != count:
         raise ZipError(f"the end record tells {count:,} entries, the directory has {len(entries):,}")
     return entries, start
+
+
+def _wide_end(file: BinaryIO, end_offset: int) -> tuple[int, int, int, int] | None:
+    """(offset, entries, length and start of the directory) of the zip64 end record, if there is one before the end record."""
+    if end_offset < _LOCATOR.size:
+        return None
+    file.seek(end_offset - _LOCATOR.size)
+    signature, disk, offset, disks = _LOCATOR.unpack(file.read(_LOCATOR.size))
+    if signature != b"PK\x06\x07":
+        return None
+    if disk or disks != 1 or offset + _END64.size + _LOCATOR.size != end_offset:
+        raise ZipError("the zip64 end record is not where it must be")
+    file.seek(offset)
+    signature, size, _, _, disk, first_disk, here, count, length, start = _END64.unpack(file.read(_END64.size))
+    if signature != b"PK\x06\x06" or size != _END64.size - 12 or disk or first_disk or here != count:
+        raise ZipError("the zip64 end record is damaged")
+    return offset, count, length, start
 
 
 def _central(directory: bytes, at: int) -> tuple[Entry, int]:
