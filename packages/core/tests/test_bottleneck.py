@@ -194,6 +194,32 @@ def test_invertible_blocks_are_inverted(kind: str) -> None:
         assert not close(operation(value, None), value)
 
 
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "LlamaForCausalLM"])
+@torch.no_grad()
+def test_the_inverse_runs_before_the_output_embedding(name: str) -> None:
+    model = with_adapters(tiny(name), a="pfeiffer+inv", b="pfeiffer+inv")
+    model.active_adapters = "a"
+    seen: list[Tensor] = []
+    handle = model.get_output_embeddings().register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    site = ah.pool_of(model).embedding_site
+    operation = site.operation() if site is not None else None
+    assert site is not None and operation is not None
+    run(model)
+    site.remove()
+    handle.remove()
+    handle = model.get_output_embeddings().register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    embedded = model.get_input_embeddings().register_forward_hook(lambda module, args, output: None)
+    base = site.output.register_forward_hook(lambda module, args, output: operation(output, None))
+    run(model)
+    assert close(operation(seen[0], None), seen[1], 1e-4)
+    for hook in (handle, embedded, base):
+        hook.remove()
+    site.install()
+    mixed = run(model, adapter_names=["a", "b", None])
+    for row, setup in enumerate(["a", "b", None]):
+        assert close(mixed[row], run(model, setup=setup)[row], 1e-4)
+
+
 def test_only_adapters_and_head_train() -> None:
     model = tiny("BertForSequenceClassification")
     with_adapters(model, a="pfeiffer", b="pfeiffer").train_adapter("a")

@@ -311,6 +311,21 @@ class EmbeddingSite(HookedSite):
             yield self.output.register_forward_hook(partial(_adapt_embedding, self))
         else:
             yield self.output.register_forward_pre_hook(partial(_adapt_embedded, self), with_kwargs=True)
+        decoder = self._output_embedding()
+        if decoder is not None:
+            yield decoder.register_forward_pre_hook(partial(_undo_embedding, self))
+
+    def _output_embedding(self) -> nn.Module | None:
+        """The vocabulary projection of a language model of transformers, where the embedding is undone. Flexible heads
+        do so themselves."""
+        model = self.pool.model
+        if isinstance(getattr(model, "heads", None), nn.ModuleDict) or not hasattr(model, "get_output_embeddings"):
+            return None
+        try:
+            found = model.get_output_embeddings()
+        except (AttributeError, NotImplementedError):
+            return None
+        return found if isinstance(found, nn.Module) else None
 
 
 def _adapt_embedded(
@@ -323,6 +338,13 @@ def _adapt_embedded(
     if position < len(args):
         return (*args[:position], operation(args[position], None), *args[position + 1 :]), kwargs
     return args, {**kwargs, "hidden_states": operation(kwargs["hidden_states"], None)}
+
+
+def _undo_embedding(site: EmbeddingSite, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    operation = site.operation()
+    if operation is None or not args or args[0].shape[-1] != site.place.width:
+        return None
+    return (operation.inverse(args[0]), *args[1:])
 
 
 def _first(setup: Any) -> Any:

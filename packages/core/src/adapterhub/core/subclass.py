@@ -28,14 +28,20 @@ def subclass_of(stock: type[nn.Module], mixin: type) -> type[nn.Module]:
     return type(stock)(stock.__name__, (mixin, stock), members)
 
 
+def _generated(cls: type) -> type | None:
+    """The generated class among the bases of `cls`: itself, or behind a class a wrapper such as FSDP2 put in front."""
+    return next((base for base in cls.__mro__ if "_adapterhub_stock" in base.__dict__), None)
+
+
 def is_generated(model: nn.Module) -> bool:
     """Whether the instance has a generated class."""
-    return "_adapterhub_stock" in type(model).__dict__
+    return _generated(type(model)) is not None
 
 
 def stock_class(model: nn.Module) -> type[nn.Module]:
     """The class the instance had, or has."""
-    found: type[nn.Module] = type(model).__dict__.get("_adapterhub_stock", type(model))
+    generated = _generated(type(model))
+    found: type[nn.Module] = type(model) if generated is None else generated.__dict__["_adapterhub_stock"]
     return found
 
 
