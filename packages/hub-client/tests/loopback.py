@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import socket
@@ -34,6 +35,7 @@ class LoopbackHub:
     folder: Path
     max_age: int | None = None
     serial: int | None = None
+    digests: bool = True
     faults: list[Fault] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
 
@@ -106,6 +108,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, b"not here", {"Content-Type": "text/plain"})
             return
         headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:16]}"', "Content-Type": "application/octet-stream"}
+        if self.hub.digests and seen.path.startswith("/index/"):
+            headers["Content-Digest"] = f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
         if self.hub.max_age is not None:
             headers["Cache-Control"] = f"max-age={self.hub.max_age}"
         if self.hub.serial is not None:

@@ -567,3 +567,30 @@ def test_random_mixtures_of_faults(hub: LoopbackHub, sst2: Export, tmp_path: Pat
                 for info in sweeper.cache.snapshots():
                     sweeper.cache.remove(info.digest)
     assert survived > tries // 4
+
+
+@pytest.mark.parametrize("digests", [True, False], ids=["with Content-Digest", "without"])
+def test_a_broken_index_answer_is_not_kept_though_its_etag_is_right(
+    hub: LoopbackHub, client: HubClient, digests: bool
+) -> None:
+    hub.max_age, hub.digests = 0, digests
+
+    def spoil(handler: Handler, seen: Seen) -> bool:
+        body = handler.body_of(seen) or b""
+        broken = body.replace(b"sentiment", b"sentimenu") if digests else body + b"surprise!"
+        head = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:16]}"'}
+        if digests:
+            import base64
+
+            head["Content-Digest"] = f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
+        handler.answer(200, broken, head)
+        return True
+
+    hub.faults.append(only("/index/k/", spoil, 3 if not digests else 1))
+    if digests:
+        assert client.resolve("sentiment/sst-2", model_name=MODEL).full_id == "sentiment/sst-2@ukp"
+    else:  # asked twice, then given up: nothing of it is kept
+        with pytest.raises(InvalidManifestError):
+            client.resolve("sentiment/sst-2", model_name=MODEL)
+    for _ in range(2):
+        assert client.resolve("sentiment/sst-2", model_name=MODEL).full_id == "sentiment/sst-2@ukp"

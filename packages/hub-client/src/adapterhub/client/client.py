@@ -459,30 +459,39 @@ class HubClient:
                 found, hub = reference, self.settings.hub_for(source or reference.hub, reference.namespace)
             else:
                 found, hub = self._resolve(reference, model_name, config, version, type, source)
-            from adapterhub.client.downloads import fetch
-
-            if found.entry.yanked:
-                self._say(
-                    f"{found.adapter}:{found.version} was yanked"
-                    + (f" ({found.entry.yanked_reason})" if found.entry.yanked_reason else "")
-                    + ".",
-                    YankedWarning,
-                )
-            folder = fetch(
-                found.entry,
-                source=lambda: self.source(hub),
-                cache=self.cache,
-                hub=hub,
-                offline=self.settings.offline,
-                expect=found.sha256,
-                show=self.settings.progress if progress is None or callable(progress) else bool(progress),
-                report=progress if callable(progress) else None,
-            )
+            try:
+                folder = self._fetch(found, hub, progress)
+            except (AdapterNotFoundError, IntegrityError):
+                # the copy of the index may be broken or outdated: ask for it anew, and give up if it says the same
+                if isinstance(reference, Resolution) or self.settings.offline or not self._index(hub).unasked:
+                    raise
+                asked = {"model_name": model_name, "config": config, "version": version, "type": type}
+                again = self._look_up(parse_reference(reference), self._index(hub), asked, None, refresh=True)
+                if again.digest == found.digest:
+                    raise
+                folder = self._fetch(again, hub, progress)
         if local_dir is None:
             return folder
         from adapterhub.client.downloads import copy_folder
 
         return copy_folder(folder, Path(local_dir))
+
+    def _fetch(self, found: Resolution, hub: Hub, progress: bool | Callable[[int, int], Any] | None) -> Path:
+        from adapterhub.client.downloads import fetch
+
+        if found.entry.yanked:
+            reason = f" ({found.entry.yanked_reason})" if found.entry.yanked_reason else ""
+            self._say(f"{found.adapter}:{found.version} was yanked{reason}.", YankedWarning)
+        return fetch(
+            found.entry,
+            source=lambda: self.source(hub),
+            cache=self.cache,
+            hub=hub,
+            offline=self.settings.offline,
+            expect=found.sha256,
+            show=self.settings.progress if progress is None or callable(progress) else bool(progress),
+            report=progress if callable(progress) else None,
+        )
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 

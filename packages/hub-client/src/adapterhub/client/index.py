@@ -22,6 +22,7 @@ from adapterhub.client.settings import Hub
 from adapterhub.spec.errors import (
     HubConnectionError,
     IntegrityError,
+    InvalidManifestError,
     OfflineError,
     PolicyError,
     QuotaExceededError,
@@ -148,7 +149,8 @@ class IndexFiles:
                 hint="Resolve the reference once while online, or unset ADAPTERHUB_OFFLINE.",
             )
         try:
-            answer = self.source.index_file(path, copy.etag if copy else None, patient=copy is None and not self._down)
+            etag = copy.etag if copy is not None and not refresh else None  # what failed is not asked for conditionally
+            answer = self._ask(path, etag, patient=copy is None and not self._down)
         except (HubConnectionError, QuotaExceededError) as error:
             self._down = True
             if copy is None:
@@ -166,6 +168,19 @@ class IndexFiles:
         max_age = MAX_AGE if answer.max_age is None else max(0, min(answer.max_age, _LONGEST))
         self._save(path, _Copy(body, answer.etag, self.clock(), max_age, answer.serial))
         return body
+
+    def _ask(self, path: str, etag: str | None, *, patient: bool) -> IndexAnswer:
+        """An answer that is an index file; one that is none is asked for once more."""
+        for attempt in range(2):
+            answer = self.source.index_file(path, etag, patient=patient)
+            try:
+                _check_lines(path, answer.body)
+            except InvalidManifestError:
+                if attempt:
+                    raise
+                continue
+            return answer
+        raise AssertionError("not reached")
 
     def forget(self, paths: Iterable[str]) -> None:
         """Make copies count as old, after something was published: the next look asks the hub."""
@@ -253,6 +268,29 @@ class IndexFiles:
                     f"The hub {self.source.hub.name!r} shows an index older than one seen before: {name} is gone from it.",
                     hint=hint,
                 )
+
+
+def _check_lines(path: str, body: bytes) -> None:
+    """Refuse what is no index file at all, before it is kept.
+
+    Raises:
+        InvalidManifestError: not UTF-8, or not JSON objects.
+    """
+    try:
+        text = body.decode()
+        documents = (
+            [json.loads(line) for line in text.split("\n") if line.strip()]
+            if path.endswith("l")
+            else [json.loads(text)]
+        )
+        sound = all(isinstance(document, dict) for document in documents)
+    except (ValueError, RecursionError):
+        sound = False
+    if not sound:
+        raise InvalidManifestError(
+            f"The hub's answer for {path} is no index file.",
+            hint="Nothing was kept. Try again; check the hub's address.",
+        )
 
 
 def _versions(body: bytes) -> dict[tuple[str, str, str], tuple[str | None, str | None]]:

@@ -12,9 +12,12 @@ Rules, all tested against a server that misbehaves:
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json as jsonlib
 import os
 import random
+import re
 import sys
 import threading
 import time
@@ -45,6 +48,7 @@ __all__ = ["Answer", "Limits", "SlowTransferError", "Transport"]
 
 #: statuses worth asking again
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+_DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]+):")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -166,6 +170,8 @@ class Transport:
             with self.exchange(method, url, params=params, content=content, headers=sent) as response:
                 body = b"" if method == "HEAD" else self._read(response, limit)
                 answer = Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
+            if answer.status == 200 and method != "HEAD":
+                _check_content_digest(answer.headers, body, url)
             if answer.status < 300 or answer.status in accept:
                 return answer
             raise self.error_of(answer, url)
@@ -306,6 +312,7 @@ class Transport:
             raise IntegrityError(
                 f"{self.base} announces {int(length):,} bytes where at most {cap:,} are due.",
                 hint="Nothing was kept. The hub, or something in between, is not to be trusted with this file.",
+                details={"retry": True},
             )
         limits = self.limits
         taken = in_window = 0
@@ -317,7 +324,9 @@ class Transport:
                 self.received += len(piece)
                 if taken > cap:
                     raise IntegrityError(
-                        f"{self.base} sends more than the {cap:,} bytes that are due.", hint="Nothing was kept."
+                        f"{self.base} sends more than the {cap:,} bytes that are due.",
+                        hint="Nothing was kept.",
+                        details={"retry": True},
                     )
                 now = self.clock()
                 if now - since >= limits.floor_window:
@@ -350,6 +359,9 @@ class Transport:
                 problem = None
             if isinstance(problem, dict):
                 error = error_from_problem(problem)
+                if type(error) is AdapterHubError:  # a failure without a name of its own
+                    number = f" (request {problem['request_id']})" if problem.get("request_id") else ""
+                    error = HubConnectionError(f"{self.base} failed: {error.message}{number}", hint=error.hint)
                 error.details.update(details)
                 return error
         path = redact(url)
@@ -405,6 +417,16 @@ class Transport:
         if self._client is not None and self._pid == os.getpid():
             self._client.close()
         self._client = None
+
+
+def _check_content_digest(headers: Mapping[str, str], body: bytes, url: str) -> None:
+    """Compare a body with its `Content-Digest` (RFC 9530), where there is one: a bit that falls over on the way would
+    otherwise stay, for the copy is kept and its ETag is right."""
+    found = _DIGEST.search(headers.get("content-digest", ""))
+    if found is None or headers.get("content-encoding"):
+        return
+    if base64.b64encode(hashlib.sha256(body).digest()).decode() != found[1]:
+        raise IntegrityError(f"{url} arrived broken.", hint="Nothing was kept. Try again.", details={"retry": True})
 
 
 def retry_after(text: str) -> float | None:

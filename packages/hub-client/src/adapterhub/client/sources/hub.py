@@ -9,9 +9,12 @@ from urllib.parse import quote
 
 from adapterhub.client.cache import Partial, hex_of
 from adapterhub.client.index import IndexAnswer
+from adapterhub.client.info import AdapterInfo
 from adapterhub.client.settings import Hub
+from adapterhub.client.sources.static import entry_filter, newest_of_each
 from adapterhub.client.transport import Answer, Transport
 from adapterhub.spec.errors import AdapterNotFoundError, HubConnectionError, IntegrityError
+from adapterhub.spec.index import bucket_path, model_path, read_lines
 
 __all__ = ["HubSource"]
 
@@ -83,10 +86,15 @@ class HubSource:
                     lowered = {key.lower(): value for key, value in response.headers.items()}
                     raise transport.error_of(Answer(status, lowered, body), url)
                 plain = not response.headers.get("content-encoding")
-                for piece in transport.body(response, size - partial.offset, raw=plain, announced=plain):
-                    partial.append(piece)
-                    reached = max(reached, partial.offset)
-                    progress(len(piece))
+                try:
+                    for piece in transport.body(response, size - partial.offset, raw=plain, announced=plain):
+                        partial.append(piece)
+                        reached = max(reached, partial.offset)
+                        progress(len(piece))
+                except IntegrityError:  # more than is due: then what came before is not to be trusted either
+                    progress(-partial.offset)
+                    partial.restart()
+                    raise
             if partial.offset < size:
                 raise HubConnectionError(
                     f"{self.hub.url} ended {digest[:19]}… after {partial.offset:,} of {size:,} bytes.",
@@ -111,7 +119,12 @@ class HubSource:
         while True:
             size = 100 if limit is None else min(100, max(1, int(limit)))
             query = {**params, "limit": size, **({"cursor": cursor} if cursor else {})}
-            answer = self.transport.request("GET", "/v1/adapters", params=query)
+            answer = self.transport.request(
+                "GET", "/v1/adapters", params=query, accept=(404,) if cursor is None else ()
+            )
+            if answer.status == 404:
+                yield from self._adapters_of_export(filters)
+                return
             page = answer.json()
             if not isinstance(page, dict) or not isinstance(page.get("items"), list):
                 raise HubConnectionError(f"{self.hub.url}/v1/adapters does not answer with a list of adapters.")
@@ -122,6 +135,26 @@ class HubSource:
             if not isinstance(cursor, str) or not cursor or cursor in seen:
                 return
             seen.add(cursor)
+
+    def _adapters_of_export(self, filters: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """A static export on a web server cannot be searched, but its index tells what there is for one model."""
+        model = filters.get("model")
+        if model is None:
+            raise HubConnectionError(
+                f"{self.hub.url} is a static export: it can only list the adapters of one model.",
+                hint="Give model_name (--model), or look at its pages.",
+            )
+        listing = self.transport.request("GET", quote(model_path(model), safe="/"), accept=(404,))
+        models = listing.json().get("models", {}) if listing.status == 200 else {}
+        pairs = {(str(pair[0]), str(pair[1])) for pair in models.get(model, {}).get("pairs", ())}
+        paths = sorted({bucket_path(model, task, subtask) for task, subtask in pairs})
+        keep = entry_filter(filters)
+        for path in paths:
+            answer = self.transport.request("GET", path, accept=(404,))
+            entries = read_lines(answer.body.decode()) if answer.status == 200 else []
+            for entry in newest_of_each(entry for entry in entries if entry.model_name == model):
+                if keep(entry):
+                    yield AdapterInfo.from_entry(entry).to_json()
 
     def resolve_remotely(self, params: Mapping[str, Any]) -> Answer:
         """What the live hub itself says about a reference (`GET /v1/resolve`); asked only for its better errors."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class FolderSource:
         """See `Source`."""
 
 
-def newest_of_each(entries: Iterator[IndexEntry]) -> Iterator[IndexEntry]:
+def newest_of_each(entries: Iterable[IndexEntry]) -> Iterator[IndexEntry]:
     """The default version of each adapter; yanked ones left out."""
     grouped: dict[tuple[str, str], list[IndexEntry]] = {}
     for entry in entries:
