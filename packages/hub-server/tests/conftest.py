@@ -99,7 +99,7 @@ def s3() -> Iterator[Callable[[], dict[str, str]]]:
 def settings(stores: Stores, tmp_path: Path) -> Settings:
     """Settings of a fresh hub."""
     data = tmp_path / "hub"
-    return Settings(data=data, log_level="warning", private_webhooks=True, **stores.make(data))  # type: ignore[arg-type]
+    return Settings(data=data, log_level="warning", private_addresses=True, **stores.make(data))  # type: ignore[arg-type]
 
 
 @pytest.fixture

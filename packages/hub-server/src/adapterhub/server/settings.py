@@ -37,7 +37,7 @@ class Settings:
         rate_per_minute: requests a minute for one anonymous address; 0 switches limits off.
         rate_per_minute_token: requests a minute for one token.
         trust_proxy: take the client's address from `X-Forwarded-For`, as set by the proxy in front.
-        private_webhooks: allow webhooks to private and loopback addresses, and plain http (for tests and closed networks).
+        private_addresses: let webhooks and OIDC issuers be at private addresses and plain http (tests, closed networks).
         webhook_retry_seconds: wait before the second attempt; each further wait is three times as long.
         upstream: address of a hub to pull from what this one does not have.
         upstream_token: token for `upstream`.
@@ -62,7 +62,7 @@ class Settings:
     rate_per_minute: int = 0
     rate_per_minute_token: int = 0
     trust_proxy: bool = False
-    private_webhooks: bool = False
+    private_addresses: bool = False
     webhook_retry_seconds: float = 10.0
     upstream: str = ""
     upstream_token: str = dataclasses.field(default="", repr=False)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, Row, select
 
-from adapterhub.server.accounts import members
+from adapterhub.server.accounts import members, oidc
 from adapterhub.server.accounts.organisations import (
     create_organisation,
     describe,
@@ -75,6 +76,24 @@ class NewWebhook(_Body):
 
     url: str = Field(max_length=1000)
     events: Annotated[list[Annotated[str, Field(max_length=48)]], Field(max_length=20)] = []
+
+
+class NewPublisher(_Body):
+    """An identity to trust. Every claim must be equal in the identity token."""
+
+    issuer: str = Field(max_length=500)
+    audience: str = Field("adapterhub", max_length=200)
+    claims: Annotated[dict[str, str | int | bool], Field(min_length=1, max_length=20)]
+    adapters: str = Field("", max_length=128)
+
+
+class Exchange(_Body):
+    """Token exchange (RFC 8693) for one organisation."""
+
+    organisation: str = Field(max_length=64)
+    subject_token: str = Field(max_length=16_384)
+    subject_token_type: str = Field("urn:ietf:params:oauth:token-type:id_token", max_length=100)
+    grant_type: str = Field("urn:ietf:params:oauth:grant-type:token-exchange", max_length=100)
 
 
 class Role(_Body):
@@ -265,6 +284,67 @@ def tokens_revoke(storage: StorageOf, viewer: ViewerOf, token_id: Annotated[int,
             private=True,
         )
     return Response(status_code=204)
+
+
+@router.get("/organisations/{organisation}/trusted-publishers", summary="Who may publish by OIDC")
+def publishers_list(storage: StorageOf, viewer: ViewerOf, organisation: Organisation) -> dict[str, Any]:
+    """Needs the scope admin."""
+    with storage.database.read() as connection:
+        row = _administered(connection, viewer, organisation)
+        return {"items": oidc.list_publishers(connection, row.id)}
+
+
+@router.post(
+    "/organisations/{organisation}/trusted-publishers", status_code=201, summary="Trust an identity to publish"
+)
+def publishers_add(
+    storage: StorageOf, settings: SettingsOf, viewer: ViewerOf, organisation: Organisation, body: NewPublisher
+) -> dict[str, Any]:
+    """A job that shows an identity token with exactly these claims gets a token for 15 minutes."""
+    with storage.database.write() as connection:
+        row = _administered(connection, viewer, organisation)
+        made = oidc.add_publisher(
+            connection,
+            settings,
+            row.id,
+            issuer=body.issuer,
+            audience=body.audience,
+            claims=body.claims,
+            adapters=body.adapters,
+        )
+        record(connection, viewer.name, "publisher.trust", f"@{row.name}", made, organisation_id=row.id, private=True)
+        return made
+
+
+@router.delete(
+    "/organisations/{organisation}/trusted-publishers/{publisher_id}", status_code=204, summary="Trust it no longer"
+)
+def publishers_remove(
+    storage: StorageOf, viewer: ViewerOf, organisation: Organisation, publisher_id: Number
+) -> Response:
+    """Tokens already given live out their minutes."""
+    with storage.database.write() as connection:
+        row = _administered(connection, viewer, organisation)
+        oidc.remove_publisher(connection, row.id, publisher_id)
+        details = {"id": publisher_id}
+        record(
+            connection, viewer.name, "publisher.distrust", f"@{row.name}", details, organisation_id=row.id, private=True
+        )
+    return Response(status_code=204)
+
+
+@router.post("/oidc/exchange", summary="Exchange an identity token for a token to publish with")
+def oidc_exchange(storage: StorageOf, settings: SettingsOf, body: Exchange) -> JSONResponse:
+    """For trusted publishers. An identity token can be exchanged once."""
+    made = oidc.exchange(storage, settings, body.organisation, body.subject_token)
+    answer = {
+        "access_token": made.secret,
+        "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+        "token_type": "Bearer",
+        "expires_in": int(oidc.LIFETIME.total_seconds()),
+        "scope": " ".join(made.scopes),
+    }
+    return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
 
 @router.get("/webhooks", summary="Webhooks of the organisation")

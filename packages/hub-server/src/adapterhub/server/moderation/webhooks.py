@@ -2,8 +2,7 @@
 
     X-AdapterHub-Signature: t=<seconds>,v1=<hex of HMAC-SHA256(secret, "<seconds>.<body>")>
 
-The host is resolved once, every address found must be public, and the connection goes to the address that was checked.
-No redirects; ports 443 and 80; five seconds; a megabyte of answer.
+Where they may go: see `adapterhub.server.outbound`.
 """
 
 from __future__ import annotations
@@ -11,14 +10,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import ipaddress
 import logging
 import secrets
-import socket
 import time
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 from fastapi import FastAPI
@@ -26,13 +22,14 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from starlette.concurrency import run_in_threadpool
 
 from adapterhub.server.moderation.events import EVENTS
+from adapterhub.server.outbound import check_address, check_url, pinned
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage import Storage
 from adapterhub.server.storage.database import inserted_id
 from adapterhub.server.storage.tables import now, webhook_deliveries, webhooks
 from adapterhub.spec.errors import AdapterNotFoundError, InvalidConfigError
 
-__all__ = ["check_address", "create_webhook", "deliver_webhooks", "list_webhooks", "remove_webhook", "sign"]
+__all__ = ["create_webhook", "deliver_webhooks", "list_webhooks", "remove_webhook", "sign"]
 
 log = logging.getLogger("adapterhub.server.webhooks")
 
@@ -60,7 +57,7 @@ def create_webhook(
     wanted = list(dict.fromkeys(events))
     if unknown := [event for event in wanted if event not in EVENTS]:
         raise InvalidConfigError(f"There is no event {unknown[0]!r}.", hint=f"Events: {', '.join(EVENTS)}.")
-    _parts(settings, url)
+    check_url(settings, url)
     count = len(connection.execute(select(webhooks.c.id).where(webhooks.c.organisation_id == organisation_id)).all())
     if count >= _MAX_PER_ORGANISATION:
         raise InvalidConfigError(f"There are {count} webhooks already.", hint="Delete one first.")
@@ -125,23 +122,6 @@ def redeliver(connection: Connection, organisation_id: int, webhook_id: int, del
         raise AdapterNotFoundError(f"There is no delivery {delivery_id}.")
 
 
-def check_address(settings: Settings, url: str) -> tuple[str, str, int]:
-    """Resolve a webhook's host; returns (address to connect to, host name, port).
-
-    Raises:
-        InvalidConfigError: the URL is not allowed, or its host has an address that is not public.
-    """
-    _, host, port = _parts(settings, url)
-    try:
-        found = {str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-    except OSError as error:
-        raise InvalidConfigError(f"{host} cannot be resolved: {error}.") from None
-    for address in found:
-        if not (settings.private_webhooks or _is_public(address)):
-            raise InvalidConfigError(f"{host} has the address {address}, which is not public.")
-    return sorted(found)[0], host, port
-
-
 async def deliver_webhooks(app: FastAPI) -> None:
     """Background task: deliver what is due, each delivery by one replica at a time."""
     storage: Storage = app.state.storage
@@ -155,35 +135,6 @@ async def deliver_webhooks(app: FastAPI) -> None:
             due = []
         if not due:
             await asyncio.sleep(_POLL_SECONDS)
-
-
-def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(parsed, ipaddress.IPv6Address):
-        mapped = parsed.ipv4_mapped or (parsed.sixtofour if parsed.sixtofour else None)
-        if mapped is not None:
-            parsed = mapped
-        elif parsed in ipaddress.ip_network("64:ff9b::/96"):
-            parsed = ipaddress.ip_address(int(parsed) & 0xFFFFFFFF)
-    return parsed.is_global and not parsed.is_multicast and not parsed.is_reserved
-
-
-def _parts(settings: Settings, url: str) -> tuple[str, str, int]:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise InvalidConfigError(f"{url[:200]!r} is no address.") from None
-    host = parts.hostname or ""
-    private = settings.private_webhooks
-    if len(url) > 1000 or any(ord(letter) <= 32 or ord(letter) > 126 for letter in url):
-        raise InvalidConfigError("The address holds blanks or characters outside ASCII, or is too long.")
-    if parts.scheme not in (("https", "http") if private else ("https",)) or not host or parts.username is not None:
-        raise InvalidConfigError(f"{url[:200]!r} is no https address of a host.", hint="Write https://HOST/PATH.")
-    port = port or (443 if parts.scheme == "https" else 80)
-    if port not in (443, 80) and not private:
-        raise InvalidConfigError(f"Webhooks go to the ports 443 and 80, not {port}.")
-    return parts.scheme, host, port
 
 
 def _own(connection: Connection, organisation_id: int, webhook_id: int) -> None:
@@ -252,14 +203,9 @@ async def _deliver(storage: Storage, settings: Settings, row: Row[Any]) -> None:
 async def _post(row: Row[Any], address: str, host: str, port: int) -> tuple[str, bool]:
     body = row.body.encode()
     moment = int(time.time())
-    parts = urlsplit(row.url)
-    shown = f"[{address}]" if ":" in address else address
-    target = parts._replace(netloc=f"{shown}:{port}", fragment="").geturl()
-    usual = {"https": 443, "http": 80}[parts.scheme]
-    headers = {
-        "Host": host if port == usual else f"{host}:{port}",
+    target, headers, extensions = pinned(row.url, address, host, port)
+    headers |= {
         "Content-Type": "application/json",
-        "User-Agent": "adapterhub-server",
         "X-AdapterHub-Event": row.event,
         "X-AdapterHub-Delivery": str(row.id),
         "X-AdapterHub-Signature": sign(row.secret, moment, body),
@@ -267,7 +213,7 @@ async def _post(row: Row[Any], address: str, host: str, port: int) -> tuple[str,
     async with (
         httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False, trust_env=False) as client,
         asyncio.timeout(3 * _TIMEOUT),
-        client.stream("POST", target, content=body, headers=headers, extensions={"sni_hostname": host}) as answer,
+        client.stream("POST", target, content=body, headers=headers, extensions=extensions) as answer,
     ):
         read = 0
         async for piece in answer.aiter_raw():

@@ -48,6 +48,7 @@ __all__ = [
     "trusted_publishers",
     "upload_parts",
     "uploads",
+    "used_assertions",
     "version_files",
     "versions",
     "webhook_deliveries",
@@ -155,6 +156,14 @@ trusted_publishers = Table(
     Column("claims", Text, nullable=False),  # JSON object: every one must be equal
     Column("adapters", Text, nullable=False, server_default=""),
     Column("created_at", String(27), nullable=False),
+)
+
+#: identity tokens that were exchanged already, until they would have expired anyway
+used_assertions = Table(
+    "used_assertions",
+    metadata,
+    Column("hash", String(64), primary_key=True),
+    Column("expires_at", String(27), nullable=False),
 )
 
 blobs = Table(
