@@ -174,7 +174,8 @@ class IndexFiles:
         for attempt in range(2):
             answer = self.source.index_file(path, etag, patient=patient)
             try:
-                _check_lines(path, answer.body)
+                if answer.state == "found":
+                    _check_lines(path, answer.body)
             except InvalidManifestError:
                 if attempt:
                     raise
