@@ -7,11 +7,12 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from adapterhub.spec.config import AdapterConfig, parse_config
-from adapterhub.spec.errors import InvalidManifestError, ValidationFailedError
+from adapterhub.spec.errors import InvalidConfigError, InvalidManifestError, ValidationFailedError
 from adapterhub.spec.manifest import Dependency, FileRecord, Manifest, Metric, TensorRecord
 from adapterhub.spec.reference import parse_reference
 from adapterhub.spec.safetensors_header import read_header
@@ -253,21 +254,26 @@ def preset_of(config: AdapterConfig, named: str | None = None) -> str | None:
         config: any config.
         named: the name its owner says it is made from; kept if that is so.
     """
+    from adapterhub.spec.presets import load_preset
+
+    kind, config_id = _kind(config), config.config_id
+    known = _preset_kinds()
+    if named is not None:
+        try:
+            if _kind(load_preset(named)) == kind:
+                return named
+        except InvalidConfigError:
+            pass  # no such preset: what it is instead is told below
+    exact = next((preset for preset, (other, _) in known.items() if other == config_id), None)
+    return exact or next((preset for preset, (_, other) in known.items() if other == kind), None)
+
+
+@cache
+def _preset_kinds() -> dict[str, tuple[str, Any]]:
+    """Preset → its config id, and what of it hyper-parameters leave."""
     from adapterhub.spec.presets import load_preset, preset_names
 
-    presets = {preset: load_preset(preset) for preset in preset_names()}
-    exact = [preset for preset, other in presets.items() if other.config_id == config.config_id]
-    alike = exact or [preset for preset, other in presets.items() if _kind(other) == _kind(config)]
-    if named is not None:
-        from adapterhub.spec.errors import InvalidConfigError
-
-        try:
-            spelt = load_preset(named)
-        except InvalidConfigError:
-            return None if not alike else alike[0]
-        if _kind(spelt) == _kind(config):
-            return named
-    return alike[0] if alike else None
+    return {name: ((preset := load_preset(name)).config_id, _kind(preset)) for name in preset_names()}
 
 
 def _kind(config: AdapterConfig) -> Any:
