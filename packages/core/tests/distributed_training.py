@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-
 from packages.core.tests.tiny import ids, loss_of, tiny, with_adapters
 
 

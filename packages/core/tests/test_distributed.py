@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from packages.core.tests.distributed_training import losses, model_to_train
 
 

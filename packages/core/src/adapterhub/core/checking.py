@@ -41,7 +41,7 @@ def check_identity(model: nn.Module, base: nn.Module, layout: Layout) -> None:
         return
     modules = dict(base.named_modules(remove_duplicate=False))
     events: list[_Event] = []
-    handles = []
+    handles: list[Any] = []
     for place in layout.sublayers:
         handles += _listen(place, modules, events)
     for layer in layout.layers:

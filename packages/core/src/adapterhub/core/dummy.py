@@ -49,7 +49,7 @@ def _has_part(config: Any, name: str) -> bool:
 
 def _ids(config: Any, rows: int, tokens: int, device: torch.device) -> Tensor:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    size = int(getattr(text, "vocab_size", None) or getattr(config, "vocab_size", 100))
+    size = int(getattr(text, "vocab_size", None) or getattr(config, "vocab_size", None) or 100)
     special = {getattr(text, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     free = [number for number in range(min(size, tokens + 16)) if number not in special] or [0]
     ids = [free[(row + place) % len(free)] for row in range(rows) for place in range(tokens)]

@@ -57,7 +57,7 @@ def train_only(
 
 def _train(module: nn.Module) -> None:
     for part in module.modules():
-        fixed = getattr(part, "fixed_leaves", frozenset())
+        fixed: frozenset[str] = getattr(part, "fixed_leaves", frozenset())
         for name, parameter in part.named_parameters(recurse=False):
             parameter.requires_grad_(name not in fixed)
 

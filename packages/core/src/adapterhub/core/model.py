@@ -327,7 +327,7 @@ class AdapterModelMixin(HeadMethods):
         """Publish an adapter under a reference; needs adapterhub-client."""
         from adapterhub.core import resolvers
 
-        return resolvers.push_adapter(self, adapter_name, reference, **options)
+        return resolvers.push_adapter(self, adapter_name, reference, **options)  # type: ignore[arg-type]
 
     # ---- merging (see `merging`) --------------------------------------------------------------------------------------
 
@@ -335,7 +335,7 @@ class AdapterModelMixin(HeadMethods):
         """Add an adapter made from others: linear, ties, dare or svd."""
         from adapterhub.core import merging
 
-        merging.average_adapter(self, adapter_name, adapter_list, weights, **options)
+        merging.average_adapter(self, adapter_name, adapter_list, weights, **options)  # type: ignore[arg-type]
 
     def merge_adapter(self, adapter_name: str) -> None:
         """Fold an adapter that allows it (LoRA, IA3) into the weights of the model."""

@@ -268,6 +268,7 @@ def _adapt_sublayer(site: SublayerSite, module: nn.Module, args: tuple[Any, ...]
         if site.norm is not None:
             site.result.put((result, replaced))
         else:
+            assert residual is not None
             taken = result - residual
             result = taken if replaced is None else torch.where(replaced.to(hidden.device), taken, result)
     return result if isinstance(output, Tensor) else (result, *output[1:])
@@ -322,7 +323,7 @@ class EmbeddingSite(HookedSite):
         if isinstance(getattr(model, "heads", None), nn.ModuleDict) or not hasattr(model, "get_output_embeddings"):
             return None
         try:
-            found = model.get_output_embeddings()
+            found: Any = model.get_output_embeddings()  # type: ignore[operator]
         except (AttributeError, NotImplementedError):
             return None
         return found if isinstance(found, nn.Module) else None

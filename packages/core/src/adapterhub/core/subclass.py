@@ -6,7 +6,6 @@ look-ups see the stock class. Copies and pickles are made through `rebuild`, sin
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from torch import nn
@@ -14,9 +13,17 @@ from torch import nn
 __all__ = ["is_generated", "rebuild", "stock_class", "subclass_of"]
 
 
-@cache
-def subclass_of(stock: type[nn.Module], mixin: type) -> type[nn.Module]:
+_made: dict[tuple[Any, type], Any] = {}
+
+
+def subclass_of(stock: Any, mixin: type) -> Any:
     """`stock` with the methods of `mixin` in front; one class a pair."""
+    if (stock, mixin) not in _made:
+        _made[stock, mixin] = _make(stock, mixin)
+    return _made[stock, mixin]
+
+
+def _make(stock: Any, mixin: type) -> Any:
     members = {
         "__module__": stock.__module__,
         "__qualname__": stock.__qualname__,

@@ -29,6 +29,7 @@ def _rule_parameters(module: nn.Module, config: BottleneckConfig, source: Source
     else:
         module.rule = source("rule", (n, n, n), draw)
     if not config.learn_phm:
+        module.fixed_leaves = frozenset(module._parameters)  # type: ignore[assignment]
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
 
@@ -75,6 +76,9 @@ class PHMLinear(nn.Module):
         shared: the adapter's `SharedPHM`, asked for what this map has not of its own.
         direction: "down" or "up", the part of the shared weights that is meant.
     """
+
+    _rule_home: nn.Module
+    _weight_home: nn.Module
 
     def __init__(
         self, inputs: int, outputs: int, config: BottleneckConfig, source: Source, shared: SharedPHM, direction: str
