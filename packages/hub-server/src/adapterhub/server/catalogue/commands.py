@@ -27,7 +27,7 @@ BlobStore = Annotated[
 
 
 def add_commands(app: typer.Typer, open_stores: Callable[[Path | None, str | None, str | None], Storage]) -> None:
-    """Add `import-catalogue` to `app`. `open_stores` opens the storage of the options every command takes."""
+    """Add `import-catalogue` and `mirror` to `app`. `open_stores` opens the storage of the options every command takes."""
 
     @app.command("import-catalogue")
     def import_catalogue(
@@ -65,3 +65,43 @@ def add_commands(app: typer.Typer, open_stores: Callable[[Path | None, str | Non
             typer.echo(f"{count:6} {kind}", err=True)
         if report is not None:
             typer.echo(f"The report is in {report}.", err=True)
+
+    @app.command("mirror")
+    def mirror(
+        sources: Annotated[
+            list[str],
+            typer.Argument(help="Folders with archives, address prefixes, or RECORDED-PREFIX=OTHER-PREFIX."),
+        ],
+        data: Data = None,
+        database_url: DatabaseUrl = None,
+        blob_store: BlobStore = None,
+        namespace: Annotated[str | None, typer.Option(help="Only this publisher's.")] = None,
+        models: Annotated[
+            Path | None, typer.Option(help="Folder with a folder per base model: config.json tells the shape.")
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Write what was done as JSON.")] = False,
+    ) -> None:
+        """Bring bytes to imported versions. Every archive must have its recorded SHA-256; nothing else is kept.
+
+        Addresses are only asked for where they begin with a prefix given here. Archives are converted to safetensors by
+        adapterhub-core, in a process of its own, and checked like any upload.
+        """
+        from adapterhub.server.catalogue.mirroring import mirror as run
+
+        stores = open_stores(data, database_url, blob_store)
+        done = run(
+            stores,
+            sources,
+            namespace=namespace,
+            models=models,
+            tell=lambda text: typer.echo(text, err=True),
+            actor="command line",
+        )
+        if as_json:
+            typer.echo(json.dumps(done.to_json(), indent=2))
+        typer.echo(
+            f"{len(done.filled)} versions have their bytes now, {len(done.refused)} refused, {done.absent} not among the sources.",
+            err=True,
+        )
+        if done.refused:
+            raise typer.Exit(6)
