@@ -195,7 +195,7 @@ def published(publisher: httpx.Client, tmp_path_factory: pytest.TempPathFactory)
         check(publisher.patch(place, content=data[half:], headers={"Upload-Offset": str(half)}), path, "patch")
         done = check(publisher.put(place, params={"digest": record["digest"]}), path, "put")
         assert done == {"digest": record["digest"], "size": len(data)}
-    wrong = publisher.post("/v1/publish", json={"manifest": {**manifest, "task": None}})
+    wrong = publisher.post("/v1/publish", json={"manifest": {**manifest, "version": "1 0"}})
     assert check(wrong, "/v1/publish", "post")["problems"]
     answer = publisher.post("/v1/publish", json={"manifest": manifest})
     assert answer.status_code == 201, answer.text

@@ -77,7 +77,8 @@ def test_a_manifest_gives_its_index_line(manifest: Manifest) -> None:
 @pytest.mark.parametrize(
     ("change", "pointer", "told"),
     [
-        ({"task": None}, "/task", "required"),
+        ({"task": None}, "", "both or not at all"),
+        ({"version": None}, "/version", "required"),
         ({"extra": 1}, "/extra", "not permitted"),
         ({"namespace": "sha256"}, "/namespace", "reserved"),
         ({"namespace": "../x"}, "/namespace", "pattern"),
@@ -149,8 +150,10 @@ def test_the_parts_of_the_name_come_from_reference_arguments_or_folder(folder: P
 def test_what_is_missing_is_told(folder: Path) -> None:
     with pytest.raises(InvalidManifestError, match="who publishes"):
         build_manifest(folder, reference="sentiment/sst-2")
-    with pytest.raises(InvalidManifestError, match="what the adapter is for"):
-        build_manifest(folder, reference="@ukp/x")
+    with pytest.raises(InvalidManifestError, match="is a word"):
+        build_manifest(folder, reference="sst-2@ukp")
+    with pytest.raises(InvalidManifestError, match="half said"):
+        build_manifest(folder, reference="@ukp/x", task="sentiment")
     edit(folder, base_model={})
     with pytest.raises(InvalidManifestError, match="base model"):
         build_manifest(folder, reference="sentiment/sst-2@ukp")
@@ -171,10 +174,19 @@ def test_every_preset_is_recognised_and_hyper_parameters_do_not_hide_it() -> Non
 
 
 def test_default_names_follow_the_grammar() -> None:
-    assert (
-        default_name("facebook/bart-large", "QA", "squad v2", "pfeiffer+inv") == "bart-large-qa-squad-v2-pfeiffer+inv"
-    )
-    assert len(default_name("m" * 100, "t" * 60, "s" * 60, "c")) <= 128
+    made = default_name("facebook/bart-large", ("QA", "squad v2"), "pfeiffer+inv")
+    assert made == "bart-large-qa-squad-v2-pfeiffer+inv"
+    assert len(default_name("m" * 100, ("t" * 60, "s" * 60), "c")) <= 128
+
+
+def test_an_adapter_may_be_for_no_task(folder: Path) -> None:
+    built = build_manifest(folder, reference="@acme/mine")
+    assert (built.task, built.subtask, built.full_id) == (None, None, "@acme/mine")
+    entry = index_entry(built)
+    assert (entry.task, entry.subtask) == ("", "")
+    assert IndexEntry.from_json(json.loads(entry.to_json_line())) == entry
+    assert Manifest.from_bytes(built.canonical_bytes()) == built
+    assert build_manifest(folder, namespace="acme").name == "bert-base-uncased-sst-2-pfeiffer"
 
 
 def test_what_the_folder_says_of_itself_is_taken_unless_given(folder: Path) -> None:

@@ -75,13 +75,16 @@ VALID = [
     ("with dependencies", base(dependencies=[{"reference": "en/wiki@ukp:1", "digest": digest_of(b"x"), "description": None}])),
     ("an owner's model", base(base_model={"name": "facebook/bart-large", "revision": "cb48c13", "family": "bart", "hidden_size": 1024})),
     ("figures of all sizes", base(metrics=[{"name": "loss", "value": value, "dataset": None, "split": None} for value in (0, -1.5, 1e-7, 1e21, 92.0)])),
+    ("for no task", base(task=None, subtask=None, name="mine")),
     ("what may be left out is", {key: value for key, value in base().items() if key not in ("license", "languages", "datasets", "metrics", "description", "citation", "authors", "dependencies", "library", "head", "using")}),
 ]  # fmt: skip
 
 OTHER = load_preset("houlsby")
 #: (why, manifest, pointers, whether the JSON Schema alone finds it)
 INVALID = [
-    ("no task", {k: v for k, v in base().items() if k != "task"}, ["/task"], True),
+    ("a subtask of no task", {k: v for k, v in base().items() if k != "task"}, [""], True),
+    ("a task without a subtask", base(subtask=None), [""], True),
+    ("no name", {k: v for k, v in base().items() if k != "name"}, ["/name"], True),
     ("an unknown member", base(downloads=5), ["/downloads"], True),
     ("a later specification", base(spec_version="2.0"), ["/spec_version"], True),
     ("a namespace that climbs", base(namespace="../ukp"), ["/namespace"], True),

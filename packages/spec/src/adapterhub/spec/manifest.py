@@ -180,8 +180,10 @@ class Manifest(_Record):
     namespace: Namespace = Field(description="Who publishes.")
     name: AdapterName = Field(description="The adapter's own name; unique in the namespace after folding.")
     version: Name = Field(description="Compared as it is written; never reused.")
-    task: Name = Field(description="Task, or language code for language adapters.")
-    subtask: Name = Field(description="Data set or domain.")
+    task: Name | None = Field(
+        None, description="Task, or language code for language adapters; null where there is none."
+    )
+    subtask: Name | None = Field(None, description="Data set or domain; null exactly where there is no task.")
     type: Literal["text_task", "text_lang", "image_task", "audio_task", "multimodal_task"]
     base_model: BaseModelInfo
     method: Literal["bottleneck", "lora", "ia3", "prefix", "prompt", "reft", "union"]
@@ -206,6 +208,8 @@ class Manifest(_Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if (self.task is None) != (self.subtask is None):
+            raise ValueError("task and subtask are given both or not at all")
         folded = [record.path.lower() for record in self.files]
         if len(set(folded)) != len(folded):
             raise ValueError("two files have the same path (upper and lower case count as one)")
@@ -274,8 +278,8 @@ class Manifest(_Record):
 
     @property
     def full_id(self) -> str:
-        """`task/subtask@namespace`."""
-        return f"{self.task}/{self.subtask}@{self.namespace}"
+        """`task/subtask@namespace`, or `@namespace/name` where there is no task."""
+        return self.adapter if self.task is None else f"{self.task}/{self.subtask}@{self.namespace}"
 
     @property
     def adapter(self) -> str:
@@ -326,8 +330,8 @@ def index_entry(
         version=manifest.version,
         digest=digest or manifest.digest,
         model_name=manifest.base_model.name,
-        task=manifest.task,
-        subtask=manifest.subtask,
+        task=manifest.task or "",
+        subtask=manifest.subtask or "",
         type=manifest.type,
         method=manifest.method,
         using=manifest.using,

@@ -153,21 +153,25 @@ def build_manifest(
     using = preset_of(config, record.using)
     if not namespace:
         raise InvalidManifestError("It is not said who publishes.", hint="Add @namespace to the reference.")
-    if not task or not subtask:
+    if (task is None) != (subtask is None):
         raise InvalidManifestError(
-            "It is not said what the adapter is for.", hint="Give task and subtask, such as sentiment/sst-2."
+            "It is half said what the adapter is for.", hint="Give task and subtask, such as sentiment/sst-2."
+        )
+    if parts is not None and parts.word is not None:
+        raise InvalidManifestError(
+            f"{reference!r} is a word; a version is published under task/subtask@namespace or @namespace/name.",
+            hint="Write both task and subtask.",
         )
     if not model:
         raise InvalidManifestError("The folder does not say for which base model it is.", hint="Give model_name.")
-    files = tuple(_file(path, root) for path in files_in(root))
+    path = (record.name,) if task is None or subtask is None else (task, subtask)
+    files = tuple(_file(found, root) for found in files_in(root))
     told = folder_metadata(root)
     return Manifest.from_json(
         {
             "spec_version": "1.0",
             "namespace": namespace,
-            "name": name
-            or (parts.name if parts else None)
-            or default_name(model, task, subtask, using or config.method),
+            "name": name or (parts.name if parts else None) or default_name(model, path, using or config.method),
             "version": version or (parts.version if parts else None) or "1",
             "task": task,
             "subtask": subtask,
@@ -236,10 +240,16 @@ def folder_metadata(folder: Path) -> dict[str, Any]:
     return told
 
 
-def default_name(model: str, task: str, subtask: str, using: str) -> str:
-    """`<model>-<task>-<subtask>-<config>`, folded to the grammar of names: what an adapter is called unless told otherwise."""
-    text = f"{model.rpartition('/')[2]}-{task}-{subtask}-{using}".lower()
-    return re.sub(r"[^a-z0-9._+-]+", "-", text).strip("-._")[:128].rstrip("-._")
+def default_name(model: str, path: Sequence[str], using: str) -> str:
+    """`<model>-<task>-<subtask>-<config>`, folded to the grammar of names: what an adapter is called unless told otherwise.
+
+    Args:
+        model: the base model's id; its owner is left out.
+        path: task and subtask, or the adapter's own name where there are none.
+        using: preset or method.
+    """
+    text = "-".join((model.rpartition("/")[2], *path, using)).lower()
+    return re.sub(r"[^a-z0-9._+-]+", "-", text).strip("-._+")[:128].rstrip("-._")
 
 
 def media_type_of(path: str) -> str:

@@ -200,6 +200,10 @@ def _manifest() -> Schema:
         "default": None,
         "description": "The prediction head's config, expanded.",
     }
+    schema["$comment"] = "task and subtask are given both or not at all"
+    schema["if"] = _given("task")
+    schema["then"] = _given("subtask")
+    schema["else"] = {"not": _given("subtask")}
     return schema
 
 
