@@ -31,6 +31,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -238,15 +239,17 @@ class Pool:
                 f"The config of {name!r} puts nothing anywhere in this {self.layout.family} model."
             )
         with _lock:
-            if name in self.adapters:
-                self._drop(self.adapters[name], "adapter")
+            replaced = self.adapters.get(name)
+            if replaced is not None:
+                self._drop(replaced, "adapter")
             for site, module in placed:
                 site.put(name, module)
                 adapter.modules[site.key] = module
                 if self.frozen:
                     module.requires_grad_(False)
             self.adapters[name] = adapter
-            self._changed({name})
+            if replaced is not None:  # no plan speaks of a name that is new
+                self._changed({name})
         return adapter
 
     def _build(
@@ -264,7 +267,8 @@ class Pool:
         used: set[str] = set()
 
         def given(site: Site) -> Source:
-            return Given(tensors, f"{site.key}.", site.home()[0], dtype, fresh(site), used, held.missing)
+            otherwise = fresh(site)
+            return Given(tensors, f"{site.key}.", otherwise.device, dtype, otherwise, used, held.missing)
 
         placed = make(given)
         held.unexpected.extend(sorted(set(tensors) - used))
@@ -353,15 +357,17 @@ class Pool:
         if not placed:
             raise InvalidConfigError(f"None of {', '.join(names)} has a bottleneck anywhere: there is nothing to fuse.")
         with _lock:
-            if name in self.fusions:
-                self._drop(self.fusions[name], "fusion")
+            replaced = self.fusions.get(name)
+            if replaced is not None:
+                self._drop(replaced, "fusion")
             for site, module in placed:
                 site.put(name, module, "fusion")
                 fusion.modules[site.key] = module
                 if self.frozen:
                     module.requires_grad_(False)
             self.fusions[name] = fusion
-            self._changed(set(names))
+            if replaced is not None:
+                self._changed(set(names))
         return fusion
 
     def delete_fusion(self, name: str) -> None:
@@ -525,17 +531,21 @@ def live_pools() -> list[Pool]:
     return list(_live)
 
 
-def _fresh_sources(seed: int | None, dtype: torch.dtype | None) -> Callable[[Site], Source]:
+def _fresh_sources(seed: int | None, dtype: torch.dtype | None) -> Callable[[Site], Fresh]:
     """New parameters for each site. With a seed every site draws from a generator of its own, else all from one that the
     global generator started (so `torch.manual_seed` before `add` makes runs repeatable and is otherwise left alone)."""
-    common = torch.Generator()
-    if seed is None:
-        common.manual_seed(int(torch.randint(2**62, ()).item()))
+    common: list[torch.Generator] = []
 
-    def source(site: Site) -> Source:
-        generator = common if seed is None else torch.Generator().manual_seed(seed * 1_000_003 + site.index)
+    def generator_of(site: Site) -> torch.Generator:
+        if seed is not None:
+            return torch.Generator().manual_seed(seed * 1_000_003 + site.index)
+        if not common:
+            common.append(torch.Generator().manual_seed(int(torch.randint(2**62, ()).item())))
+        return common[0]
+
+    def source(site: Site) -> Fresh:
         device, own = site.home()
-        return Fresh(generator, device, dtype or own)
+        return Fresh(cache(partial(generator_of, site)), device, dtype or own)
 
     return source
 

@@ -63,6 +63,7 @@ class Site:
         self.host = host
         self.attributes = {"adapter": f"adapterhub_{attribute}", "fusion": f"adapterhub_{attribute}_fusion"}
         self.layer: int | None = None
+        self.anchor: nn.Module | None = None
 
     def find(self, name: str, role: str = "adapter") -> nn.Module | None:
         """The module of an adapter (or, as `role`, a fusion) here, or None."""
@@ -94,13 +95,25 @@ class Site:
 
     def home(self) -> tuple[torch.device, torch.dtype]:
         """Device and floating type of the model around the site: where new parameters go."""
+        near = None if self.anchor is None else next(iter(self.anchor._parameters.values()), None)
+        if near is not None and _is_plain(near):
+            return near.device, near.dtype
         device = None
         for module in (self.host, self.pool.base_model):
-            for parameter in module.parameters():
-                device = device or parameter.device
-                if parameter.is_floating_point() and parameter.element_size() > 1:
-                    return parameter.device, parameter.dtype
+            for part in module.modules():
+                for parameter in part._parameters.values():
+                    if parameter is None:
+                        continue
+                    device = device or parameter.device
+                    if _is_plain(parameter):
+                        self.anchor = part
+                        return parameter.device, parameter.dtype
         return device or torch.device("cpu"), torch.get_default_dtype()
+
+
+def _is_plain(parameter: nn.Parameter) -> bool:
+    """Floating and not quantised."""
+    return parameter.is_floating_point() and parameter.element_size() > 1
 
 
 class SharedSite(Site):

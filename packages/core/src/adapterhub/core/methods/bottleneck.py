@@ -102,6 +102,16 @@ class Bottleneck(nn.Module):
         shared: for PHM layers, what they share.
     """
 
+    activation_name: str
+    act: Callable[[Tensor], Tensor]
+    parallel: bool
+    norm_first: bool
+    norm_last: bool
+    skip_from: bool | str
+    skip_inside: bool
+    dropout: float
+    depth_dropout: float
+
     def __init__(
         self, config: BottleneckConfig, width: int, size: int, source: Source, shared: SharedPHM | None = None
     ) -> None:
@@ -126,15 +136,18 @@ class Bottleneck(nn.Module):
             self.scaling = source("scaling", (width,), ones)
         else:
             self.scaling = float(config.scaling)
-        self.activation_name = config.non_linearity
-        self.parallel = config.is_parallel
-        self.norm_first = config.original_ln_before
-        self.norm_last = config.original_ln_after
-        self.skip_from = config.residual_before_ln
-        self.skip_inside = config.adapter_residual_before_ln
-        self.dropout = float(config.dropout)
-        self.depth_dropout = 0.0 if config.is_parallel else float(config.stochastic_depth)
-        self.act = activation(config.non_linearity)
+        # past the module's own bookkeeping of attributes, which costs more than all else here
+        self.__dict__.update(
+            activation_name=config.non_linearity,
+            act=activation(config.non_linearity),
+            parallel=config.is_parallel,
+            norm_first=config.original_ln_before,
+            norm_last=config.original_ln_after,
+            skip_from=config.residual_before_ln,
+            skip_inside=config.adapter_residual_before_ln,
+            dropout=float(config.dropout),
+            depth_dropout=0.0 if config.is_parallel else float(config.stochastic_depth),
+        )
 
     @property
     def needs_residual(self) -> bool:

@@ -41,22 +41,23 @@ class Source(Protocol):
 
 
 class Fresh:
-    """New parameters, drawn on the CPU (so that every device gets the same) by a generator of their own.
+    """New parameters, drawn on the CPU (so that every device gets the same) by a generator of their own,
+    never the global one.
 
     Args:
-        generator: the source of randomness; the global one is never touched.
+        generator: gives the source of randomness when it is needed.
         device: where the parameters go.
         dtype: their type.
     """
 
-    def __init__(self, generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, generator: Callable[[], torch.Generator], device: torch.device, dtype: torch.dtype) -> None:
         self.generator, self.device, self.dtype = generator, device, dtype
 
     def __call__(self, leaf: str, shape: tuple[int, ...], draw: Draw, *, optional: bool = False) -> nn.Parameter:
         if self.device.type == "meta":
             return nn.Parameter(torch.empty(shape, device="meta", dtype=self.dtype))
         value = torch.empty(shape, dtype=torch.float32)
-        draw(value, self.generator)
+        draw(value, self.generator())
         return nn.Parameter(value.to(self.device, self.dtype))
 
     def within(self, prefix: str) -> Fresh:
