@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from adapterhub.server.__about__ import __version__
+from adapterhub.server.federation.upstream import Upstream
 from adapterhub.server.moderation.webhooks import deliver_webhooks
 from adapterhub.server.operations.downloads import Downloads, count_downloads
 from adapterhub.server.operations.requests import RequestLayer, configure_logging
@@ -52,6 +53,8 @@ def create_app(settings: Settings) -> FastAPI:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             app.state.downloads.flush()
+            if app.state.upstream is not None:
+                await app.state.upstream.close()
             storage.close()
 
     app = FastAPI(
@@ -69,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.storage = storage
     app.state.stopping = False
     app.state.answers = Answers(storage.database)
+    app.state.upstream = Upstream(app, settings, storage) if settings.upstream else None
     app.state.downloads = Downloads(storage)
     app.state.background = [count_downloads, deliver_webhooks, sweep_uploads]
     add_problem_handlers(app)

@@ -45,6 +45,9 @@ _DERIVED = {
     "explore_cells",
     "facet_counts",
     "download_marks",
+    "upstream_files",  # pulled again when needed
+    "upstream_blobs",
+    "used_assertions",
 }
 
 

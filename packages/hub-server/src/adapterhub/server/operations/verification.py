@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, exists, func, literal, select
 
+from adapterhub.server.federation.tables import upstream_blobs
 from adapterhub.server.moderation.audit import check_chain
 from adapterhub.server.publishing.service import entry_for
 from adapterhub.server.storage import Storage
@@ -143,7 +144,9 @@ def _check_blobs(storage: Storage, report: Report, *, hash_blobs: bool, drop_cor
             if drop_corrupt:
                 storage.blobs.delete(digest)
                 report.removed += 1
-    report.unused += [digest for digest in stored if digest not in known]
+    with storage.database.read() as connection:
+        pulled = set(connection.execute(select(upstream_blobs.c.digest)).scalars())
+    report.unused += [digest for digest in stored if digest not in known and digest not in pulled]
 
 
 def _check_versions(connection: Connection, report: Report) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, TypeVar
@@ -12,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
 from adapterhub.server.dependencies import Bearer, SettingsOf, StorageOf, ViewerOf
+from adapterhub.server.federation.upstream import Upstream
 from adapterhub.server.operations.metrics import BLOB_BYTES, RESOLVES
 from adapterhub.server.resolving.answers import Answer, Answers
 from adapterhub.server.resolving.content import blob_size, manifest_bytes, parse_range
@@ -89,7 +92,7 @@ async def resolve(
         aside = parsed.word is not None and not answers.holds(key)
         body = await (run_in_threadpool(work) if aside else query(storage, work))
     except AdapterHubError as error:
-        upstream = getattr(request.app.state, "upstream", None)
+        upstream: Upstream | None = request.app.state.upstream
         if upstream is not None and isinstance(error, AdapterNotFoundError):
             pulled = await upstream.resolve(request, viewer, ref, error)
             if pulled is not None:
@@ -125,16 +128,21 @@ async def index(
             return serial, index_file(connection, settings, path, viewer)
 
     serial, body = await query(storage, work)
+    upstream: Upstream | None = request.app.state.upstream
+    if upstream is not None:
+        body = await upstream.index(path, body)
     if body is None:
-        upstream = getattr(request.app.state, "upstream", None)
-        pulled = await upstream.index(request, viewer, path) if upstream is not None else None
-        if pulled is not None:
-            return pulled
         missing = AdapterNotFoundError(f"There is no index file /index/{path[:200]}.")
         missing.headers = {"AdapterHub-Serial": str(serial)}  # type: ignore[attr-defined]
         raise missing
     # the serial only grows: a client that has seen a higher one knows that it is shown an old index
-    headers = {"ETag": etag_of(body), "AdapterHub-Serial": str(serial), **_cache_headers(viewer, _SHORT)}
+    digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+    headers = {
+        "ETag": etag_of(body),
+        "AdapterHub-Serial": str(serial),
+        "Content-Digest": f"sha-256=:{digest}:",  # RFC 9530
+        **_cache_headers(viewer, _SHORT),
+    }
     if _matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     kind = "application/json" if path.endswith(".json") else "application/jsonl"
@@ -158,8 +166,8 @@ async def manifest(
     try:
         body = await query(storage, work)
     except AdapterNotFoundError:
-        upstream = getattr(request.app.state, "upstream", None)
-        pulled = await upstream.manifest(request, viewer, digest) if upstream is not None else None
+        upstream: Upstream | None = request.app.state.upstream
+        pulled = await upstream.manifest(digest) if upstream is not None else None
         if pulled is None:
             raise
         body = pulled
@@ -252,11 +260,11 @@ async def _blob_size(request: Request, storage: Storage, viewer: Viewer, digest:
     try:
         return await query(storage, work)
     except AdapterNotFoundError:
-        upstream = getattr(request.app.state, "upstream", None)
-        pulled = await upstream.blob(request, viewer, digest) if upstream is not None else None
+        upstream: Upstream | None = request.app.state.upstream
+        pulled = await upstream.blob(digest) if upstream is not None else None
         if pulled is None:
             raise
-        return int(pulled)
+        return pulled
 
 
 def _blob_headers(viewer: Viewer, digest: str) -> dict[str, str]:

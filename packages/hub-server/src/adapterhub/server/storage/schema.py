@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import adapterhub.server.catalogue.tables  # noqa: F401 - adds its tables to the metadata
+from adapterhub.server.catalogue import tables as _catalogue  # noqa: F401 - adds its tables to the metadata
+from adapterhub.server.federation import tables as _federation  # noqa: F401 - likewise
 from adapterhub.server.storage.tables import metadata
 
 __all__ = ["metadata"]

@@ -1,0 +1,203 @@
+"""A private hub in front of an upstream one: what is pulled through, and what never leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import hub as hub_module
+import pytest
+from adapter_folder import write_folder
+from conftest import Stores
+from hub import Hub, digest_of, publish
+from sqlalchemy import update
+
+from adapterhub.server.federation.tables import upstream_files
+from adapterhub.server.settings import Settings
+from adapterhub.server.storage.tables import adapters, now
+from adapterhub.spec.index import IndexEntry, bucket_path, lookup, word_path
+from adapterhub.spec.reference import parse_reference
+from adapterhub.spec.resolution import resolve
+
+MODEL = "bert-base-uncased"
+
+
+class Asked:
+    """ASGI middleware that writes down what a hub is asked."""
+
+    def __init__(self, app) -> None:
+        self.app = app
+        self.lines: list[str] = []
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] == "http":
+            headers = b" ".join(name + b"=" + value for name, value in scope["headers"]).decode()
+            self.lines.append(f"{scope['path']}?{scope['query_string'].decode()} {headers}")
+        await self.app(scope, receive, send)
+
+
+@pytest.fixture
+def both(
+    settings: Settings, stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Hub, Hub, Asked]]:
+    """Upstream with `public` and `shared`; in front of it a hub with a private `lab` and its own `shared`."""
+    behind = Settings(data=tmp_path / "behind", log_level="warning", **stores.make(tmp_path / "behind"))  # type: ignore[arg-type]
+    asked: list[Asked] = []
+    create = hub_module.create_app
+
+    def watched(given: Settings):
+        app = create(given)
+        if given is behind:
+            wrapped = Asked(app)
+            wrapped.state = app.state  # type: ignore[attr-defined]
+            asked.append(wrapped)
+            return wrapped
+        return app
+
+    monkeypatch.setattr(hub_module, "create_app", watched)
+    with hub_module.serve(behind) as upstream:
+        front_settings = dataclasses.replace(settings, upstream=upstream.url)
+        with hub_module.serve(front_settings) as front:
+            public, theirs = upstream.member("public"), upstream.member("shared")
+            publish(
+                public, write_folder(tmp_path / "p", seed=1), "sentiment/sst-2@public", name="bert-sst"
+            ).raise_for_status()
+            publish(public, write_folder(tmp_path / "q", seed=2), "nli/rte@public", name="bert-rte").raise_for_status()
+            publish(theirs, write_folder(tmp_path / "r", seed=3), "nli/mnli@shared", name="theirs").raise_for_status()
+            lab, ours = front.member("lab", private=True), front.member("shared")
+            publish(
+                lab, write_folder(tmp_path / "s", seed=4), "moonshot/secret-data@lab", name="hush"
+            ).raise_for_status()
+            publish(ours, write_folder(tmp_path / "t", seed=5), "nli/snli@shared", name="ours").raise_for_status()
+            asked[0].lines.clear()
+            yield front, upstream, asked[0]
+
+
+def test_what_is_not_here_is_pulled_through_bit_for_bit(both: tuple[Hub, Hub, Asked], tmp_path: Path) -> None:
+    front, upstream, asked = both
+    found = front.http.get("/v1/resolve", params={"ref": "sst", "model": MODEL})
+    assert found.json() == upstream.http.get("/v1/resolve", params={"ref": "sst", "model": MODEL}).json()
+    digest = found.json()["digest"]
+    body = front.http.get(f"/v1/manifests/{digest}").content
+    assert digest_of(body) == digest
+    asked.lines.clear()
+    for _ in range(2):
+        for file in json.loads(body)["files"]:
+            assert front.http.get(f"/v1/blobs/{file['digest']}").content == (tmp_path / "p" / file["path"]).read_bytes()
+    assert 1 <= len(asked.lines) == len(set(asked.lines)) <= 3  # what our own adapters have too is not asked for
+    part = front.http.get(f"/v1/blobs/{json.loads(body)['files'][0]['digest']}", headers={"Range": "bytes=1-3"})
+    assert part.status_code == 206
+
+
+def test_a_namespace_that_is_ours_is_never_asked_for(both: tuple[Hub, Hub, Asked]) -> None:
+    front, _, asked = both
+    for path in (
+        "/v1/resolve?ref=@shared/theirs",
+        f"/v1/resolve?ref=nli/mnli@shared&model={MODEL}",
+        "/index/ns/sh/shared/theirs.jsonl",
+    ):
+        assert front.http.get(path).status_code == 404
+    assert asked.lines == []
+    mixed = front.http.get("/v1/resolve", params={"ref": "mnli", "model": MODEL})
+    assert mixed.status_code == 404  # upstream answers with a namespace that is ours: dropped
+    digest = both[1].http.get("/v1/resolve", params={"ref": "@shared/theirs"}).json()["digest"]
+    assert front.http.get(f"/v1/manifests/{digest}").status_code == 404
+
+
+def test_private_names_never_leave(both: tuple[Hub, Hub, Asked], tmp_path: Path) -> None:
+    front, _, asked = both
+    weights = digest_of((tmp_path / "s" / "adapter.safetensors").read_bytes())
+    paths = [
+        "/v1/resolve?ref=@lab/hush",
+        "/v1/resolve?ref=@lab/other",
+        f"/v1/resolve?ref=moonshot/secret-data&model={MODEL}",
+        f"/v1/resolve?ref=secret-data&model={MODEL}",
+        f"/v1/resolve?ref=moonshot&model={MODEL}",
+        "/index/ns/la/lab/hush.jsonl",
+        "/index/ns/la/lab/nothing.jsonl",
+        bucket_path(MODEL, "moonshot", "secret-data"),
+        f"/v1/blobs/{weights}",
+    ]
+    for path in paths:
+        assert front.http.get(path).status_code == 404, path
+    token = front.token(1)
+    own = front.client(token)
+    assert own.get(f"/v1/resolve?ref=secret-data&model={MODEL}").json()["namespace"] == "lab"
+    own.get("/v1/resolve", params={"ref": "sst", "model": MODEL}).raise_for_status()
+    text = "\n".join(asked.lines)
+    for secret in ("lab", "hush", "moonshot", "secret", weights, token, "authorization"):
+        assert secret not in text.replace("label", ""), text
+    assert len(asked.lines) == 1
+
+
+def test_clients_resolve_through_the_merged_index(both: tuple[Hub, Hub, Asked]) -> None:
+    front, _, _ = both
+
+    def through_index(text: str) -> IndexEntry:
+        steps = lookup(parse_reference(text), model_name=MODEL)
+        try:
+            paths = next(steps)
+            while True:
+                answers = {path: front.http.get(path) for path in paths}
+                paths = steps.send({p: a.content if a.status_code == 200 else None for p, a in answers.items()})
+        except StopIteration as done:
+            entries, defaults = done.value
+        return resolve(text, entries, model_name=MODEL, defaults=defaults).entry
+
+    assert through_index("nli/rte").namespace == "public"
+    assert through_index("snli").adapter == "@shared/ours"
+    assert through_index("@public/bert-sst").digest
+    assert through_index("sst-2@public").name == "bert-sst"
+    bucket = front.http.get(bucket_path(MODEL, "nli", "mnli"))
+    assert bucket.status_code == 404 or b'"theirs"' not in bucket.content
+    words = front.http.get(word_path(MODEL, "nli")).text
+    assert '"snli"' in words
+
+
+def test_an_upstream_that_is_away_is_tolerated(both: tuple[Hub, Hub, Asked], tmp_path: Path) -> None:
+    front, _, _ = both
+    where = {"ref": "sst", "model": MODEL}
+    digest = front.http.get("/v1/resolve", params=where).json()["digest"]
+    manifest = front.http.get(f"/v1/manifests/{digest}").json()
+    for file in manifest["files"]:
+        front.http.get(f"/v1/blobs/{file['digest']}").raise_for_status()
+    front.app.state.upstream.address = front.app.state.upstream.address.rsplit(":", 1)[0] + ":9"
+    front.app.state.upstream._client = None
+    with front.storage.database.write() as connection:
+        connection.execute(update(upstream_files).values(fetched_at=now(hours=-5)))
+    assert front.http.get("/v1/resolve", params=where).json()["digest"] == digest
+    assert front.http.get(f"/v1/manifests/{digest}").status_code == 200
+    for file in manifest["files"]:
+        assert digest_of(front.http.get(f"/v1/blobs/{file['digest']}").content) == file["digest"]
+    assert front.http.get("/v1/resolve", params={"ref": "snli", "model": MODEL}).status_code == 200
+    unknown = front.http.get("/v1/resolve", params={"ref": "rte", "model": MODEL})
+    assert (unknown.status_code, unknown.json()["code"]) == (502, "HubConnection")
+
+
+def test_bytes_that_were_changed_on_the_way_are_not_passed_on(both: tuple[Hub, Hub, Asked], tmp_path: Path) -> None:
+    import obstore
+
+    front, upstream, _ = both
+    weights = digest_of((tmp_path / "p" / "adapter.safetensors").read_bytes())
+    blobs = upstream.storage.blobs
+    size = blobs.size(weights)
+    assert size
+    obstore.put(blobs.store, blobs.path_of(weights), b"x" * size)
+    answer = front.http.get(f"/v1/blobs/{weights}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "Integrity")
+    assert front.storage.blobs.size(weights) is None
+
+
+def test_bytes_that_upstream_shows_are_given_even_where_the_same_are_private_here(
+    both: tuple[Hub, Hub, Asked], tmp_path: Path
+) -> None:
+    front, upstream, _ = both
+    config = digest_of((tmp_path / "s" / "adapter_config.json").read_bytes())
+    with front.storage.database.write() as connection:
+        connection.execute(adapters.update().values(private=True))
+    assert front.http.get(f"/v1/blobs/{config}").status_code == 404
+    digest = upstream.http.get("/v1/resolve", params={"ref": "@public/bert-sst"}).json()["digest"]
+    front.http.get(f"/v1/manifests/{digest}").raise_for_status()
+    assert digest_of(front.http.get(f"/v1/blobs/{config}").content) == config
