@@ -183,7 +183,7 @@ def test_an_adapter_may_be_for_no_task(folder: Path) -> None:
     built = build_manifest(folder, reference="@acme/mine")
     assert (built.task, built.subtask, built.full_id) == (None, None, "@acme/mine")
     entry = index_entry(built)
-    assert (entry.task, entry.subtask) == ("", "")
+    assert (entry.task, entry.subtask, entry.id) == ("", "", "@acme/mine")
     assert IndexEntry.from_json(json.loads(entry.to_json_line())) == entry
     assert Manifest.from_bytes(built.canonical_bytes()) == built
     assert build_manifest(folder, namespace="acme").name == "bert-base-uncased-sst-2-pfeiffer"

@@ -110,8 +110,8 @@ class IndexEntry:
 
     @property
     def id(self) -> str:
-        """`task/subtask@namespace`."""
-        return f"{self.task}/{self.subtask}@{self.namespace}"
+        """`task/subtask@namespace`, or `@namespace/name` where there is no task."""
+        return f"{self.task}/{self.subtask}@{self.namespace}" if self.task else self.adapter
 
     @property
     def adapter(self) -> str:

@@ -58,7 +58,7 @@ class AdapterSummary(View):
 
     @property
     def reference(self) -> str:
-        return f"{self.task}/{self.subtask}@{self.namespace}"
+        return f"{self.task}/{self.subtask}@{self.namespace}" if self.task else self.adapter_id
 
     @property
     def page(self) -> str:
