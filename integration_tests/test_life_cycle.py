@@ -126,19 +126,23 @@ def test_a_second_publisher_makes_the_short_name_ambiguous(
     assert json.loads(one.stdout)["decided_by"] == "namespace"
 
 
-def test_loading_stands_beside_what_a_model_has_already(
-    trained: tuple[Path, torch.Tensor], tiny_models: Path, tmp_path: Path
-) -> None:
-    """Detach gives the stock model back: same class, same keys, same bits."""
+def test_detaching_gives_the_stock_transformer_back(trained: tuple[Path, torch.Tensor], tiny_models: Path) -> None:
+    """Same class, same keys, same bits: of weights and of what the transformer computes."""
     import adapterhub.core as ah
 
     model = AutoModelForSequenceClassification.from_pretrained(tiny_models / "bert-base-uncased", num_labels=2).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny_models / "bert-base-uncased")
     inputs = tokenizer(texts(8)[0], padding=True, return_tensors="pt")
-    before, keys, kind = model(**inputs).logits, list(model.state_dict()), type(model)
+    hidden = model.bert(**inputs).last_hidden_state
+    weights = {name: value.clone() for name, value in model.bert.state_dict().items()}
+    keys, kind = list(model.state_dict()), type(model)
+
     ah.init(model, model_name="bert-base-uncased")
     model.active_adapters = model.load_adapter(str(trained[0]))
     assert torch.equal(model(**inputs).logits, trained[1])
+    assert not torch.equal(model.bert(**inputs).last_hidden_state, hidden)
+
     ah.detach(model)
     assert type(model) is kind and list(model.state_dict()) == keys
-    assert before.shape == model(**inputs).logits.shape
+    assert all(torch.equal(value, weights[name]) for name, value in model.bert.state_dict().items())
+    assert torch.equal(model.bert(**inputs).last_hidden_state, hidden)
