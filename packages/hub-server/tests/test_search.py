@@ -305,6 +305,12 @@ def test_rank_orders_by_doublings_of_downloads_then_by_age() -> None:
     assert 0 < rank_of(2**47, 1) < rank_of(0, 2**40) < 2**63
 
 
+def test_languages_and_tasks_are_found_by_their_names_without_any_vocabulary(shelf: Hub) -> None:
+    assert found(shelf, q="Swahili wikipedia") == ["@demo/xlmr-sw"]
+    assert found(shelf, q="natural language inference") == ["@demo/roberta-mnli"]
+    assert shelf.http.get("/v1/explore/language").json()["items"][0]["name"] == "Swahili"
+
+
 def test_words_split_as_documented() -> None:
     assert split_words("BERT-base_uncased") == ["bert", "base", "uncased", "bertbaseuncased"]
     assert split_words("sst-2") == ["sst", "2", "sst2"]

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select
 
 from adapterhub.server.accounts.organisations import create_organisation
+from adapterhub.server.catalogue.names import titled
 from adapterhub.server.catalogue.tables import architectures, imported_records, vocabulary
 from adapterhub.server.moderation.audit import record
 from adapterhub.server.storage import Storage
@@ -184,7 +185,7 @@ def _vocabulary(connection: Connection, catalogue: Catalogue, done: Imported) ->
         rows[kind, fold(item.task), fold(item.subtask)] = {
             "task": item.task,
             "subtask": item.subtask,
-            "name": item.display_name or _domain_name(item.subtask),
+            "name": item.display_name or titled(kind, item.task, item.subtask),
             "description": _paragraph(item.description),
             "url": item.url or "",
             "citation": item.citation or "",
@@ -216,16 +217,6 @@ def _replace(connection: Connection, table: Any, key: Sequence[str], rows: list[
         connection.execute(delete(table).where(*(table.c[name] == row[name] for name in key)))
     if rows:
         connection.execute(insert(table), rows)
-
-
-_DOMAINS = {"wiki": "Wikipedia", "cc100": "CC-100"}
-
-
-def _domain_name(subtask: str) -> str:
-    """How a data set without a display name is called."""
-    from adapterhub.server.catalogue.service import titled
-
-    return _DOMAINS.get(subtask) or titled(subtask)
 
 
 def _paragraph(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 
+from adapterhub.server.catalogue.names import known_name
 from adapterhub.server.catalogue.tables import (
     configs,
     explore_cells,
@@ -334,7 +335,8 @@ def _row(
     }
     texts = (
         owner.namespace, owner.name, f"{owner.task} {owner.subtask}",
-        names.get((kind, owner.task_key, ""), ""), names.get((kind, owner.task_key, owner.subtask_key), ""), owner.model_name, row["using"] or "", owner.method, kind,
+        names.get((kind, owner.task_key, "")) or known_name(kind, owner.task),
+        names.get((kind, owner.task_key, owner.subtask_key)) or known_name(kind, owner.task, owner.subtask), owner.model_name, row["using"] or "", owner.method, kind,
         row["languages"], row["license"] or "", row["description"],
     )  # fmt: skip
     row["words"] = document_words(texts, row_facets(row))

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, bindparam, func, select
 
 from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
 from adapterhub.server.catalogue.listings import shown_version
+from adapterhub.server.catalogue.names import titled
 from adapterhub.server.catalogue.tables import (
     explore_cells,
     explore_pairs,
@@ -506,7 +507,7 @@ def popular_tasks(connection: Connection, limit: int) -> tuple[TaskView, ...]:
                     vocabulary.c.kind == kind, vocabulary.c.task_key == row.task_key, vocabulary.c.subtask_key == ""
                 )
             ).scalar_one_or_none()
-            found.append(TaskView(kind, row.task, name or titled(row.task), "", int(row.adapters)))
+            found.append(TaskView(kind, row.task, name or titled(kind, row.task), "", int(row.adapters)))
     return tuple(found)
 
 
@@ -514,13 +515,10 @@ def task_names(connection: Connection, kind: str, task: str, subtask: str) -> tu
     """How a task and a data set are called."""
     names = _vocabulary(connection, kind, fold(task))
     task_row, subtask_row = names.get((fold(task), "")), names.get((fold(task), fold(subtask)))
-    return (task_row.name if task_row else titled(task)), (subtask_row.name if subtask_row else titled(subtask))
-
-
-def titled(identifier: str) -> str:
-    """An identifier the vocabulary does not know, as a heading: `movie-snippets` → `Movie snippets`."""
-    words = identifier.replace("-", " ").replace("_", " ").strip()
-    return words[:1].upper() + words[1:] if any(letter.isalpha() for letter in words) else identifier
+    return (
+        task_row.name if task_row else titled(kind, task),
+        subtask_row.name if subtask_row else titled(kind, task, subtask),
+    )
 
 
 def _vocabulary(connection: Connection, kind: str, task_key: str | None = None) -> dict[tuple[str, str], Row[Any]]:
@@ -534,7 +532,7 @@ def _task_view(kind: str, row: Row[Any], name: Row[Any] | None, subtasks: list[S
     return TaskView(
         kind=kind,
         id=row.task,
-        name=name.name if name else titled(row.task),
+        name=name.name if name else titled(kind, row.task),
         description=name.description if name else "",
         count=sum(subtask.count for subtask in subtasks),
         subtasks=tuple(subtasks),
@@ -543,7 +541,12 @@ def _task_view(kind: str, row: Row[Any], name: Row[Any] | None, subtasks: list[S
 
 def _subtask_view(kind: str, row: Row[Any], name: Row[Any] | None) -> SubtaskView:
     view = SubtaskView(
-        kind, row.task, row.subtask, name.name if name else titled(row.subtask), count=row.adapters, models=row.models
+        kind,
+        row.task,
+        row.subtask,
+        name.name if name else titled(kind, row.task, row.subtask),
+        count=row.adapters,
+        models=row.models,
     )
     if name is None:
         return view
