@@ -20,6 +20,7 @@ from adapterhub.core.formats.adapters_v1 import (
 )
 from adapterhub.core.formats.adapters_v1_heads import legacy_head_document, legacy_head_tensors, read_legacy_head
 from adapterhub.core.formats.adapters_v1_methods import read_methods
+from adapterhub.core.formats.adapters_v1_writing import write_methods
 from adapterhub.core.formats.checkpoint import AdapterCheckpoint, BaseModel, FusionCheckpoint, HeadCheckpoint
 from adapterhub.core.formats.files import read_json, read_tensors, write_json, write_tensors
 from adapterhub.spec.adapters_config import from_adapters, to_adapters
@@ -154,7 +155,10 @@ def write_adapter(folder: Path, checkpoint: AdapterCheckpoint, places: LegacyPla
         InvalidConfigError, CheckpointError: something in it their format cannot express.
     """
     config = to_adapters(checkpoint.config)
-    state = to_legacy(checkpoint.tensors, checkpoint.name, places.slots(), places.prefix)
+    front = f"{places.prefix}." if places.prefix else ""
+    state, used = write_methods(checkpoint.tensors, checkpoint.name, checkpoint.config, places, front)
+    rest = {key: tensor for key, tensor in checkpoint.tensors.items() if key not in used}
+    state |= to_legacy(rest, checkpoint.name, places.slots(), places.prefix)
     write_json(
         folder / "adapter_config.json",
         {"config": config, "name": checkpoint.name, "type": checkpoint.type, **places.context()},

@@ -16,11 +16,11 @@ from adapterhub.core.formats.adapters_v1 import LegacyKey, split_key
 from adapterhub.spec.config import AdapterConfig, IA3Config, LoRAConfig, PrefixTuningConfig, ReftConfig, UnionConfig
 from adapterhub.spec.errors import CheckpointError
 
-__all__ = ["read_methods"]
+__all__ = ["FUSED", "LORA", "PREFIX", "UNITS", "members", "read_methods"]
 
-_FUSED = {"qkv": ("q", "k", "v"), "kv": ("k", "v"), "cross_kv": ("k", "v")}
-_LORA = {"lora_A": "a", "lora_B": "b", "m.weight": "magnitude", "gate.weight": "gate.weight", "gate.bias": "gate.bias"}
-_PREFIX = {
+FUSED = {"qkv": ("q", "k", "v"), "kv": ("k", "v"), "cross_kv": ("k", "v")}
+LORA = {"lora_A": "a", "lora_B": "b", "m.weight": "magnitude", "gate.weight": "gate.weight", "gate.bias": "gate.bias"}
+PREFIX = {
     "wte.weight": "tokens",
     "control_trans": "values",
     "control_trans.0.weight": "down.weight",
@@ -28,7 +28,7 @@ _PREFIX = {
     "control_trans.2.weight": "up.weight",
     "control_trans.2.bias": "up.bias",
 }
-_UNITS = {"0": "prefix", "1": "suffix"}
+UNITS = {"0": "prefix", "1": "suffix"}
 
 
 def read_methods(
@@ -59,7 +59,7 @@ def read_methods(
             continue
         if found.kind == "lora":
             slot = slot_of(found.host)
-            if slot is not None and found.leaf in _LORA:
+            if slot is not None and found.leaf in LORA:
                 used.add(key)
                 tensors.update(_lora(slot, found, tensor, config))
         elif found.kind == "prefix":
@@ -88,14 +88,14 @@ def _lora(slot: str, key: LegacyKey, tensor: Tensor, config: AdapterConfig) -> I
     member = _member(config)
     layer, _, role = slot.rpartition(".")
     scaled = isinstance(member, IA3Config)
-    leaf = "scale" if scaled and key.leaf == "lora_B" else _LORA[key.leaf]
+    leaf = "scale" if scaled and key.leaf == "lora_B" else LORA[key.leaf]
     if leaf in ("scale", "magnitude"):
         tensor = tensor.reshape(-1)
-    if role not in _FUSED:
+    if role not in FUSED:
         yield f"{slot}.{leaf}", tensor
         return
     front = "cross_" if role.startswith("cross_") else ""
-    parts = [part for part in _FUSED[role] if part in member.attn_matrices]
+    parts = [part for part in FUSED[role] if part in member.attn_matrices]
     if tensor.shape[0] % len(parts):
         raise CheckpointError(
             f"{slot}.{leaf} has {tensor.shape[0]} rows, which cannot be shared out among {', '.join(parts)}."
@@ -105,7 +105,7 @@ def _lora(slot: str, key: LegacyKey, tensor: Tensor, config: AdapterConfig) -> I
 
 
 def _member(config: AdapterConfig) -> LoRAConfig | IA3Config:
-    for member in _members(config):
+    for member in members(config):
         if isinstance(member, (LoRAConfig, IA3Config)):
             return member
     raise CheckpointError("The checkpoint has LoRA tensors, but its config has no LoRA.")
@@ -121,27 +121,28 @@ def _prefix(
         "self_prefix": f"{last}_attention",
         "cross_prefix": f"{last}_cross_attention",
     }
-    if location not in slots or leaf not in _PREFIX:
+    if location not in slots or leaf not in PREFIX:
         raise CheckpointError(f"{key.leaf!r} is no tensor of a prefix.")
     if leaf == "control_trans":
-        length = next(member.prefix_length for member in _members(config) if isinstance(member, PrefixTuningConfig))
+        length = next(member.prefix_length for member in members(config) if isinstance(member, PrefixTuningConfig))
         tensor = tensor.reshape(length, -1)
-    yield f"shared.{slots[location]}.{_PREFIX[leaf]}", tensor
+    yield f"shared.{slots[location]}.{PREFIX[leaf]}", tensor
 
 
-def _members(config: AdapterConfig) -> Sequence[AdapterConfig]:
+def members(config: AdapterConfig) -> Sequence[AdapterConfig]:
+    """The members of a union; a config that is none stands for itself."""
     return config.configs if isinstance(config, UnionConfig) else (config,)
 
 
 def _reft(slot: str, leaves: Mapping[str, Tensor], config: AdapterConfig) -> Iterator[tuple[str, Tensor]]:
     units = {leaf.split(".")[1] for leaf in leaves if leaf.startswith("units.")}
-    member = next((member for member in _members(config) if isinstance(member, ReftConfig)), None)
+    member = next((member for member in members(config) if isinstance(member, ReftConfig)), None)
     if member is not None and member.suffix_positions == 0:
         units.discard("1")  # they write a unit for the last positions even where none is changed
     for unit in sorted(units):
         front = f"units.{unit}."
         own = {leaf.removeprefix(front): tensor for leaf, tensor in leaves.items() if leaf.startswith(front)}
-        name = _UNITS.get(unit, unit)
+        name = UNITS.get(unit, unit)
         for theirs, ours in (("learned_source.weight", "source.weight"), ("learned_source.bias", "source.bias")):
             if theirs in own:
                 yield f"{slot}.{name}.{ours}", own[theirs]

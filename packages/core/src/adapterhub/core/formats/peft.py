@@ -81,7 +81,8 @@ def read_adapter(folder: Path, pool: Pool, with_head: bool = True) -> AdapterChe
     known = {path: leaves for path, leaves in maps.items() if path is not None}
     if not known:
         raise CheckpointError(f"{weights} adapts no linear map of this model: {shorten(by_path or rest)}.")
-    config, tensors = (_lora if kind == "LORA" else _ia3)(document, known, found)
+    full = {inner: raw for raw in by_path if (inner := found.absolute(raw)) is not None}
+    config, tensors = (_lora if kind == "LORA" else _ia3)(document, known, full, found)
     head, left = _head(rest, document, pool) if with_head else (None, [])
     if kind == "LORA" and document.get("bias") in ("all", "lora_only"):
         config, left = _with_biases(config, tensors, {key: rest[key] for key in left}, found, folder)
@@ -192,7 +193,7 @@ def _split(key: str) -> tuple[str, str | None]:
 
 
 def _lora(
-    document: Mapping[str, Any], maps: Mapping[str, Mapping[str, Tensor]], found: _Maps
+    document: Mapping[str, Any], maps: Mapping[str, Mapping[str, Tensor]], full: Mapping[str, str], found: _Maps
 ) -> tuple[AdapterConfig, dict[str, Tensor]]:
     rank, alpha = int(document.get("r", 8)), document.get("lora_alpha", 8)
     patterns = document.get("alpha_pattern") or {}
@@ -207,7 +208,7 @@ def _lora(
         if here != rank:
             ranks[path] = here
         for pattern, value in patterns.items():
-            if re.match(rf"(.*\.)?({pattern})$", path):
+            if re.match(rf"(.*\.)?({pattern})$", full[path]):
                 if value != alpha:
                     alphas[path] = value
                 break
@@ -271,7 +272,7 @@ def _adapted(tensors: Mapping[str, Tensor], pool: Pool) -> list[LinearSite]:
 
 
 def _ia3(
-    document: Mapping[str, Any], maps: Mapping[str, Mapping[str, Tensor]], found: _Maps
+    document: Mapping[str, Any], maps: Mapping[str, Mapping[str, Tensor]], full: Mapping[str, str], found: _Maps
 ) -> tuple[AdapterConfig, dict[str, Tensor]]:
     forward = document.get("feedforward_modules") or []
     tensors: dict[str, Tensor] = {}
@@ -279,7 +280,7 @@ def _ia3(
     inputs: list[LinearSite] = []
     for path, leaves in maps.items():
         vector = leaves["ia3_l"]
-        on_input = _named(path, forward)
+        on_input = _named(full[path], forward)
         for site in found.sites(path, on_input):
             part = vector.flatten() if on_input else vector.flatten()[site.place.start : site.place.stop]
             tensors[f"{site.key}.scale"] = part
