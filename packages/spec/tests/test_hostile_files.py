@@ -69,3 +69,7 @@ def test_the_real_catalogue_has_exactly_the_two_records_that_need_repair() -> No
         "text-classification.yml": ["/task"],  # a stray quote behind the id
         "qa_boolq.yaml": ["/url"],  # a blank before the address
     }
+    assert {problem.file for problem in validate_path(DATA / "hub-catalogue")} == {
+        "tasks/text_task/text-classification.yml",
+        "subtasks/text_task/qa_boolq.yaml",
+    }

@@ -115,3 +115,29 @@ def test_every_well_formed_file_is_read_and_every_shifted_one_refused(
     if at:
         with pytest.raises(SafetensorsError):
             parse_header(pack(header, bytes(at - 1)))
+
+
+GOOD = pack(
+    {
+        "__metadata__": {"format": "pt"},
+        "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+        "b.c": {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]},
+        "z": {"dtype": "U8", "shape": [0], "data_offsets": [32, 32]},
+    },
+    bytes(32),
+)
+
+
+@given(st.integers(8, len(GOOD) - 33), st.sampled_from(list(b'{}[]",:0123456789-+.eE ab\\\x00\n')), st.booleans())
+def test_what_is_accepted_means_the_same_to_the_reference_library(position: int, byte: int, insert: bool) -> None:
+    """One byte of the header changed, or one more: if we take the file, so does the other reader, with the same table."""
+    safetensors = pytest.importorskip("safetensors")
+    data = bytearray(GOOD)
+    data[position : position if insert else position + 1] = bytes([byte])
+    data[:8] = struct.pack("<Q", len(data) - 8 - 32)
+    try:
+        ours = parse_header(bytes(data))
+    except SafetensorsError:
+        return
+    theirs = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in safetensors.deserialize(bytes(data))}
+    assert theirs == {tensor.name: (tensor.dtype, tensor.shape) for tensor in ours.tensors}

@@ -27,7 +27,7 @@ def validate_path(path: str | os.PathLike[str]) -> list[Problem]:
     """Every problem of a file or folder, in the order found; empty when it is fine.
 
     Args:
-        path: an adapter folder; a manifest, adapter config, head config, index entry or catalogue record (`.json`); a
+        path: an adapter folder, or that of a catalogue; a manifest, adapter config, head config, index entry or catalogue record (`.json`); a
             record of the 2020 hub (`.yaml`, `.yml`, `.json`); an index file (`.jsonl`); weights (`.safetensors`); an
             archive of the 2020 hub (`.zip`); a card (`.md`, `.txt`). Every other kind is refused.
 
@@ -54,10 +54,23 @@ def validate_path(path: str | os.PathLike[str]) -> list[Problem]:
 
 
 def validate_folder(folder: str | os.PathLike[str]) -> list[Problem]:
-    """Every problem of an adapter folder; `Problem.file` says in which file."""
+    """Every problem of an adapter folder, or of each record of a catalogue; `Problem.file` says in which file."""
     from adapterhub.spec.validation.adapter_folder import folder_problems
+    from adapterhub.spec.validation.catalogue_records import RECORD_FOLDERS
 
-    return folder_problems(Path(folder))
+    root = Path(folder)
+    catalogue = [root / name for name in RECORD_FOLDERS if (root / name).is_dir()]
+    if len(catalogue) < 2 or (root / "adapter_config.json").exists():
+        return folder_problems(root)
+    records = sorted(
+        path for place in catalogue for path in place.rglob("*") if path.suffix in (".yaml", ".yml", ".json")
+    )
+    return [
+        problem.within(path.relative_to(root).as_posix())
+        for path in records
+        if path.is_file() and not path.is_symlink()
+        for problem in validate_path(path)
+    ]
 
 
 def validate_bytes(data: bytes, name: str | os.PathLike[str]) -> list[Problem]:

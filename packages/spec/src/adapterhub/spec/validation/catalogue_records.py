@@ -17,7 +17,7 @@ from adapterhub.spec.validation.problem import Problem
 from adapterhub.spec.validation.strict_json import pointer_of
 from adapterhub.spec.validation.urls import url_problem
 
-__all__ = ["MAX_RECORD_BYTES", "kind_of_record", "record_problems"]
+__all__ = ["MAX_RECORD_BYTES", "RECORD_FOLDERS", "kind_of_record", "record_problems"]
 
 MAX_RECORD_BYTES = 100_000
 MAX_PROBLEMS = 100
@@ -332,7 +332,8 @@ _MARKS = {
     "adapter_type": {"id"},
     "task": {"displayname"},
 }
-_FOLDERS = {
+#: folder of a catalogue → kind of the records in it
+RECORD_FOLDERS = {
     "adapters": "adapter",
     "tasks": "task",
     "subtasks": "subtask",
@@ -346,7 +347,7 @@ def kind_of_record(value: Mapping[str, Any], path: PurePath) -> str:
     keys = set(value)
     if keys & _MARKS["adapter"]:
         return "adapter"
-    by_folder = next((_FOLDERS[part] for part in reversed(path.parts[:-1]) if part in _FOLDERS), None)
+    by_folder = next((RECORD_FOLDERS[part] for part in reversed(path.parts[:-1]) if part in RECORD_FOLDERS), None)
     if by_folder is not None:
         return by_folder
     if "id" in keys:
