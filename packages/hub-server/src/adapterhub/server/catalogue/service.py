@@ -15,6 +15,7 @@ from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
 from adapterhub.server.catalogue.listings import shown_version
 from adapterhub.server.catalogue.names import titled
 from adapterhub.server.catalogue.tables import (
+    architectures,
     explore_cells,
     explore_pairs,
     facet_counts,
@@ -292,7 +293,26 @@ def adapter_detail(
             select(manifests.c.body).where(manifests.c.digest == chosen.digest)
         ).scalar_one_or_none()
         manifest = json.loads(body) if body is not None else None
-    return _detail(summary, owner, chosen, views, manifest, record)
+    return _with_background(connection, _detail(summary, owner, chosen, views, manifest, record))
+
+
+def _with_background(connection: Connection, detail: AdapterDetail) -> AdapterDetail:
+    """What the vocabulary knows about the adapter's architecture and data set."""
+    summary = detail.summary
+    known = connection.execute(select(architectures).where(architectures.c.name == (summary.using or ""))).first()
+    data = connection.execute(
+        select(vocabulary.c.citation).where(
+            vocabulary.c.kind == summary.kind,
+            vocabulary.c.task_key == fold(summary.task),
+            vocabulary.c.subtask_key == fold(summary.subtask),
+        )
+    ).scalar_one_or_none()
+    cited = (("the architecture", known.citation if known else ""), ("the data set", data or ""))
+    return dataclasses.replace(
+        detail,
+        architecture=known.description if known else "",
+        more_citations=tuple((what, text) for what, text in cited if text.strip() and text.strip() != detail.citation),
+    )
 
 
 def _detail(

@@ -132,7 +132,8 @@ class VersionView(View):
 
 @dataclass(frozen=True, slots=True)
 class AdapterDetail(View):
-    """Everything the page of one version of an adapter shows."""
+    """Everything the page of one version of an adapter shows. `architecture` describes the preset; `more_citations` are
+    pairs of what is cited (the architecture, the data set) and the citation."""
 
     summary: AdapterSummary
     version: VersionView
@@ -152,6 +153,8 @@ class AdapterDetail(View):
     card: str = ""
     published_by: str = ""
     links: tuple[tuple[str, str], ...] = ()
+    architecture: str = ""
+    more_citations: tuple[tuple[str, str], ...] = ()
     legacy_config_id: str | None = None
     manifest: Mapping[str, Any] | None = None
 
