@@ -284,7 +284,9 @@ def _adapt_sublayer(site: SublayerSite, module: nn.Module, args: tuple[Any, ...]
             assert residual is not None
             taken = result - residual
             result = taken if replaced is None else torch.where(replaced.to(hidden.device), taken, result)
-    return result if isinstance(output, Tensor) else (result, *output[1:])
+    if isinstance(output, Tensor):
+        return result
+    return [result, *output[1:]] if isinstance(output, list) else (result, *output[1:])
 
 
 def _replace_normed(site: SublayerSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

@@ -378,6 +378,8 @@ def is_new_summary(base: nn.Module, name: str, parameter: nn.Parameter) -> bool:
 
 def _is_output(model: nn.Module, name: str) -> bool:
     output = getattr(model, "get_output_embeddings", lambda: None)()
+    if isinstance(output, nn.Embedding):
+        return False  # the text's embeddings, used a second time
     path = (
         next((path for path, module in model.named_modules() if module is output), None) if output is not None else None
     )
