@@ -128,6 +128,17 @@ def test_hubs_pins_and_the_login_file(run: Run, tmp_path: Path, monkeypatch: pyt
     assert json.loads(run("hubs", "ls", "--json")[1]) == []
 
 
+def test_login_with_an_address_makes_it_the_default_hub(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ADAPTERHUB_ENDPOINT")
+    line = ("--token", "ahub_0123456789abcdef", "--no-check")
+    assert run("login", "--endpoint", "https://hub.example.org/", *line)[0] == 0
+    told = json.loads(run("env", "--json")[1])
+    assert told["endpoint"] == "https://hub.example.org" and "tokens.json" in told["token"]
+    code, _, err = run("login", "--endpoint", "https://other.example.org", *line)
+    assert code == 0 and "default hub stays" in err
+    assert json.loads(run("env", "--json")[1])["endpoint"] == "https://hub.example.org"
+
+
 def test_lock_and_sync_and_locked(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("lock", "sst-2", "-m", MODEL)[0] == 0

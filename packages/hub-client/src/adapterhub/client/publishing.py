@@ -300,14 +300,15 @@ def _send(
     location = _read_note(note)
     if location is not None and _offset(transport, location) is None:
         location = None
+    begun = location is None
     if location is None:
         location = _begin(transport)
         _write_note(note, location)
     sent = 0
 
     def once() -> None:
-        nonlocal sent
-        at = _offset(transport, location)
+        nonlocal sent, begun
+        at, begun = (0 if begun else _offset(transport, location)), False
         if at is None:
             raise HubConnectionError(f"{transport.base} forgot the upload of {path.name}.", hint="Publish again.")
         advance(at - sent)

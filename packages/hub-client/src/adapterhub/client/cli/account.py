@@ -22,6 +22,9 @@ def register(app: typer.Typer) -> None:
 
 def login(
     source: Source = None,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", help="Address of the hub; becomes the default one if there is none yet.")
+    ] = None,
     token: Annotated[
         str | None, typer.Option("--token", help="The token; asked for, or read from stdin, without.")
     ] = None,
@@ -30,10 +33,19 @@ def login(
     """Keep a token for a hub: in a file only you can read, or in the keyring with ADAPTERHUB_KEYRING=1."""
     from adapterhub.client.credentials import check_token, remember_token
     from adapterhub.client.identity import who_is
-    from adapterhub.client.settings import load_settings
+    from adapterhub.client.settings import DEFAULT_HUB, Hub, load_settings, normal_url, read_config, write_config
 
     settings = load_settings()
-    hub = settings.hub(source)
+    if endpoint is not None:
+        url = normal_url(endpoint)
+        known = next((hub for hub in settings.hubs.values() if hub.url == url), None)
+        hub = known or Hub(DEFAULT_HUB, url)
+        if known is None and settings.default_hub in settings.hubs:
+            note(
+                f"Note: the default hub stays {settings.hub().url}; to use this one by name: adapterhub hubs add NAME {url}"
+            )
+    else:
+        hub = settings.hub(source)
     if token is None:
         if sys.stdin.isatty():
             import getpass
@@ -44,6 +56,10 @@ def login(
     token = check_token(token.strip())
     about = who_is(settings, hub, token=token) if check and not settings.offline else {}
     place = remember_token(settings, hub, token)
+    if endpoint is not None and settings.default_hub not in settings.hubs:
+        config = read_config(settings.home)
+        config.setdefault("hubs", {})[settings.default_hub] = {"url": hub.url}
+        write_config(settings.home, config)
     organisation = about.get("organisation") or about.get("organization") or about.get("namespace")
     note(f"Logged in to {hub.url}" + (f" as {organisation}" if organisation else "") + f"; the token is in {place}.")
     if settings.token:
