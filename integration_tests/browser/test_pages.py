@@ -189,7 +189,7 @@ def test_no_page_is_wider_than_the_window(start_browser: Callable[..., Any], fil
         assert wider <= 0, (path, wider)
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True)])
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
 def test_axe_finds_no_violation(
     start_browser: Callable[..., Any], filled_hub: Any, axe: str, width: int, dark: bool
 ) -> None:
