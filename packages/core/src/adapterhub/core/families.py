@@ -54,6 +54,7 @@ class LayerPlace:
     linears: dict[str, str] = field(default_factory=dict)
     legacy_linears: dict[str, str] = field(default_factory=dict)
     attention: dict[str, str] = field(default_factory=dict)
+    row_arguments: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +252,7 @@ def _layer(
         width=width,
         linears=_present(modules, path, tower.linears),
         legacy_linears=tower.legacy_linears,
+        row_arguments=tower.row_arguments,
         attention={kind: name for kind, name in tower.attention.items() if f"{path}.{name}" in modules},
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from adapterhub.core.checking import check_identity
@@ -18,10 +18,11 @@ from adapterhub.core.overrides import Override, current_override, swap_override
 from adapterhub.core.plan import Plan, Rows
 from adapterhub.core.pool import Pool, pool_of
 from adapterhub.core.recomputing import carrying
+from adapterhub.core.repeating import repeated_inputs, repeating
 from adapterhub.core.subclass import is_generated, rebuild, stock_class, subclass_of
 from adapterhub.spec.composition import Composition, Fuse, parse_composition
 from adapterhub.spec.config import AdapterConfig
-from adapterhub.spec.errors import AdapterHubError, AdapterNotFoundError, InvalidConfigError, UnsupportedModelError
+from adapterhub.spec.errors import InvalidConfigError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from adapterhub.spec.family import ModelFamily
@@ -369,7 +370,8 @@ class AdapterModelMixin(HeadMethods):
         override = current_override()  # type: ignore[assignment]
         plan = pool.plan if override is None else override.plan_for(pool)
         if plan.copies > 1 and not (override is not None and override.expand):
-            args, kwargs = _repeated(plan, args, kwargs)
+            with repeating(pool, plan, args, kwargs) as (args, kwargs):
+                return super().__call__(*args, **kwargs)  # type: ignore[misc]
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
 
     def generate(self, *args: Any, adapter_names: Sequence[str | None] | None = None, **kwargs: Any) -> Any:
@@ -384,7 +386,7 @@ class AdapterModelMixin(HeadMethods):
         try:
             plan = override.plan_for(pool)
             if plan.copies > 1:
-                args, kwargs = _repeated(plan, args, kwargs)
+                args, kwargs = repeated_inputs(plan.copies, args, kwargs)
             return super().generate(*args, **kwargs)  # type: ignore[misc]
         finally:
             swap_override(previous)
@@ -439,22 +441,3 @@ def _fuse_block(given: Any) -> Composition:
         assert found is not None
         return found
     return Fuse(*given)
-
-
-def _repeated(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The inputs with the batch once for each child of a Parallel, in their order."""
-    rows = next((v.shape[0] for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.dim() > 0), None)
-    if rows is None:
-        raise AdapterHubError("A Parallel setup needs at least one tensor among the inputs.")
-
-    def repeat(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == rows:
-            return value.repeat(plan.copies, *[1] * (value.dim() - 1))
-        if isinstance(value, tuple | list) and value and all(isinstance(item, Tensor) for item in value):
-            return type(value)(repeat(item) for item in value)
-        return value
-
-    return tuple(repeat(value) for value in args), {name: repeat(value) for name, value in kwargs.items()}
-
-
-__all__ += ["AdapterNotFoundError"]
