@@ -72,6 +72,31 @@ def test_batch_split_and_parallel(model: Any) -> None:
         assert close(parallel[3 * number : 3 * number + 3], run(model, ids(3), name))
 
 
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "RobertaModel", "DistilBertModel"])
+def test_parallel_repeats_the_batch_where_it_first_differs(name: str) -> None:
+    model = with_adapters(
+        tiny(name), a="pfeiffer", b="houlsby", c="pfeiffer[leave_out=[0,1]]", d="pfeiffer[leave_out=[0]]"
+    )
+    inputs = ids(3) | {"attention_mask": torch.tensor([[1] * 8, [1] * 5 + [0] * 3, [1] * 8])}
+    for names in (["a", "b"], ["a", "d"], ["c", "d"], ["b", "a", "c"]):
+        together = run(model, inputs, ah.Parallel(*names))
+        for number, adapter in enumerate(names):
+            assert close(together[3 * number : 3 * number + 3], run(model, inputs, adapter))
+    model.active_adapters = ah.Parallel("a", "b")
+    if name == "BertForSequenceClassification":
+        labels = torch.tensor([0, 1, 0])
+        expected = sum(model_loss(model, inputs | {"labels": labels}, adapter) for adapter in ("a", "b")) / 2
+        assert model_loss(model, inputs | {"labels": labels}, ah.Parallel("a", "b")) == pytest.approx(
+            expected, rel=1e-4
+        )
+
+
+@torch.no_grad()
+def model_loss(model: Any, inputs: Any, setup: Any) -> float:
+    model.active_adapters = setup
+    return float(model(**inputs).loss)
+
+
 def test_nested(model: Any) -> None:
     stack, fuse = ah.Stack("b", "a"), ah.Fuse("a", "b")
     nested = ah.BatchSplit(stack, fuse, ah.Average("a", "c", weights=[1, 3]), batch_sizes=[1, 1, 1])

@@ -90,6 +90,8 @@ class TowerSpec(_Table):
         embedding: path of the module that makes this tower's input, from the bare transformer; None where it has none.
         legacy_layers: path of the layers as `adapters` 1.x names it, where it differs.
         legacy_linears: paths of linear maps as `adapters` 1.x names them, where they differ.
+        row_arguments: arguments of a layer's call, besides the hidden states, that hold one entry for each row of the batch;
+            None where that is not known.
         first_index: index of the first layer in configs; counted on from the towers before where None.
     """
 
@@ -104,6 +106,7 @@ class TowerSpec(_Table):
     legacy_layers: str | None = None
     legacy_linears: dict[str, str] = Field(default_factory=dict)
     first_index: int | None = None
+    row_arguments: tuple[str, ...] | None = None
 
 
 class EmbeddingSpec(_Table):
