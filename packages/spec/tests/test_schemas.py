@@ -246,3 +246,16 @@ def test_the_real_catalogue_is_valid_once_converted() -> None:
     validator = Draft202012Validator(build_schema("index-entry"), registry=REGISTRY)
     for entry in catalogue.entries:
         validator.validate(json.loads(entry.to_json_line()))
+
+
+def test_what_the_models_say_of_their_fields_is_in_the_schemas() -> None:
+    def undescribed(name: str, *path: str) -> list[str]:
+        schema = build_schema(name)
+        for step in path:
+            schema = schema[step]
+        return [field for field, part in schema["properties"].items() if "description" not in part]
+
+    assert undescribed("index-entry") == []
+    for part in ("TowerSpec", "SublayerSpec", "ResidualSpec", "EmbeddingSpec"):
+        assert undescribed("family", "$defs", part) == [], part
+    assert undescribed("problem-report", "properties", "problems", "items") == []

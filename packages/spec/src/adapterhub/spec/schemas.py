@@ -7,7 +7,9 @@ config, that text holds no invisible characters) is said in SPEC.md and checked 
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
@@ -239,9 +241,8 @@ def _index_entry() -> Schema:
 
     schema = _of(IndexEntry)
     schema["title"] = "Index entry"
-    schema["description"] = (
-        "One published version, one line of an index file. Readers ignore members they do not know and lines with a later v."
-    )
+    schema["description"] = inspect.cleandoc(IndexEntry.__doc__ or "")
+    schema["$comment"] = "one line of an index file; readers ignore members they do not know, and lines with a later v"
     schema["properties"] = {
         "v": {"type": "integer", "minimum": 1, "default": INDEX_VERSION, "description": "version of the line format"},
         **schema["properties"],
@@ -394,6 +395,7 @@ def _tidy(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     tidy: Schema = {}
+    value = _described(value)
     for key, item in value.items():
         if key == "discriminator" and "oneOf" in value:
             continue
@@ -408,6 +410,30 @@ def _tidy(value: Any) -> Any:
         else:
             tidy[key] = _tidy(item)
     return tidy
+
+
+_SECTION = re.compile(r"\n(?:Args|Attributes):\n((?:[ \t]+.*\n?|\n)*)")
+_ITEM = re.compile(r"^ {4}([\w, ]+): (.*(?:\n {8}.*)*)", re.MULTILINE)
+
+
+def _described(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of an object with what its docstring says of each field as the description of that field."""
+    properties, told = schema.get("properties"), schema.get("description")
+    section = _SECTION.search(told + "\n") if isinstance(told, str) else None
+    if not isinstance(properties, dict) or section is None:
+        return schema
+    texts = {
+        name.strip(): " ".join(text.replace("`", "").split())
+        for names, text in _ITEM.findall(section[1])
+        for name in names.split(",")
+    }
+    return {
+        **schema,
+        "properties": {
+            name: field if name not in texts or "description" in field else {**field, "description": texts[name]}
+            for name, field in properties.items()
+        },
+    }
 
 
 def _paragraph(text: str) -> str:
