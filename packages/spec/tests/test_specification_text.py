@@ -10,6 +10,7 @@ import pytest
 from adapterhub.spec import config
 from adapterhub.spec.composition import _BLOCKS
 from adapterhub.spec.config import ACTIVATIONS
+from adapterhub.spec.family import EmbeddingSpec, ModelFamily, ResidualSpec, SublayerSpec, TowerSpec
 from adapterhub.spec.fusion import FusionConfig
 from adapterhub.spec.heads import HEAD_TYPES, HeadConfig
 from adapterhub.spec.manifest import (
@@ -79,6 +80,7 @@ def test_every_field_of_the_other_documents_is_specified() -> None:
     parts = {
         ("## 5.", "## 6."): [FusionConfig],
         ("## 6.", "## 7."): [HeadConfig],
+        ("## 7.", "## 8."): [ModelFamily, TowerSpec, SublayerSpec, ResidualSpec, EmbeddingSpec],
         ("## 12.", "## 13."): [Manifest, BaseModelInfo, Dependency, FileRecord, Library, Metric, TensorRecord],
         ("### 8.1", "### 8.2"): [AdapterRecord],
     }
