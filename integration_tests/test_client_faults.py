@@ -401,3 +401,20 @@ def test_no_answer_of_a_wrong_hub_is_believed(proxy: Proxy, published: Path, tmp
     ):
         client.download("sentiment/sst-2@acme", model_name=MODEL)
     assert sound(tmp_path / "fresh")
+
+
+def test_index_files_travel_compressed_and_checked(proxy: Proxy, published: Path, tmp_path: Path) -> None:
+    seen: list[dict[str, str]] = []
+
+    def look(handler: Handler, request: Seen, status: int, data: bytes, headers: dict[str, str]) -> bool:
+        seen.append({key.lower(): value for key, value in headers.items()} | {"bytes": str(len(data))})
+        return False
+
+    proxy.spoil = look
+    with HubClient(endpoint=proxy.url, cache_dir=tmp_path / "packed") as client:
+        assert client.resolve("sentiment/sst-2@acme", model_name=MODEL)
+        [answer] = seen
+        assert answer["content-encoding"] == "gzip" and int(answer["bytes"]) < 900
+        assert "content-digest" in answer and int(answer["adapterhub-serial"]) > 0
+        client.resolve("sentiment/sst-2@acme", model_name=MODEL)
+    assert proxy.seen[-1].headers["if-none-match"] == answer["etag"] and int(seen[-1]["bytes"]) == 0

@@ -21,6 +21,7 @@ import re
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -160,7 +161,7 @@ class Transport:
                 error the hub's problem document stands for.
         """
         url = self.address(path)
-        sent: dict[str, str] = dict(headers or {})
+        sent: dict[str, str] = {"accept-encoding": "gzip", **(headers or {})}
         if json is not None:
             content = jsonlib.dumps(json).encode()
             sent["content-type"] = "application/json"
@@ -168,10 +169,12 @@ class Transport:
 
         def once() -> Answer:
             with self.exchange(method, url, params=params, content=content, headers=sent) as response:
-                body = b"" if method == "HEAD" else self._read(response, limit)
-                answer = Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
+                told = {key.lower(): value for key, value in response.headers.items()}
+                raw = b"" if method == "HEAD" else b"".join(self.body(response, limit, raw=True))
+            body = _decoded(raw, told.get("content-encoding", ""), limit, url)
+            answer = Answer(response.status_code, told, body)
             if answer.status == 200 and method != "HEAD":
-                _check_content_digest(answer.headers, body, url)
+                _check_content_digest(told, raw, body, url)
             if answer.status < 300 or answer.status in accept:
                 return answer
             raise self.error_of(answer, url)
@@ -343,9 +346,6 @@ class Transport:
                 f"{self.base} sent a body that cannot be decompressed.", details={"retry": True}
             ) from error
 
-    def _read(self, response: httpx.Response, cap: int) -> bytes:
-        return b"".join(self.body(response, cap))
-
     def error_of(self, answer: Answer, url: str) -> AdapterHubError:
         """The error an answer stands for; `details["retry"]` says whether asking again may help."""
         again = answer.status in RETRIED
@@ -419,14 +419,39 @@ class Transport:
         self._client = None
 
 
-def _check_content_digest(headers: Mapping[str, str], body: bytes, url: str) -> None:
+def _decoded(raw: bytes, encoding: str, cap: int, url: str) -> bytes:
+    """A body without its compression, never more than `cap` bytes of it."""
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity") or not raw:
+        return raw
+    if encoding not in ("gzip", "x-gzip"):
+        raise HubConnectionError(
+            f"{redact(url)} is compressed with {encoding[:20]!r}, which was not asked for.", details={"retry": True}
+        )
+    try:
+        unpack = zlib.decompressobj(31)
+        body = unpack.decompress(raw, cap + 1)
+    except zlib.error as error:
+        raise HubConnectionError(f"{redact(url)} cannot be decompressed.", details={"retry": True}) from error
+    if len(body) > cap:
+        raise IntegrityError(
+            f"{redact(url)} decompresses to more than the {cap:,} bytes that are due.", hint="Nothing was kept."
+        )
+    if not unpack.eof:
+        raise HubConnectionError(f"{redact(url)} ended in the middle.", details={"retry": True})
+    return body
+
+
+def _check_content_digest(headers: Mapping[str, str], raw: bytes, body: bytes, url: str) -> None:
     """Compare a body with its `Content-Digest` (RFC 9530), where there is one: a bit that falls over on the way would
-    otherwise stay, for the copy is kept and its ETag is right."""
+    otherwise stay, for the copy is kept and its ETag is right. A proxy that compresses without telling is put up with."""
     found = _DIGEST.search(headers.get("content-digest", ""))
-    if found is None or headers.get("content-encoding"):
+    if found is None:
         return
-    if base64.b64encode(hashlib.sha256(body).digest()).decode() != found[1]:
-        raise IntegrityError(f"{url} arrived broken.", hint="Nothing was kept. Try again.", details={"retry": True})
+    if all(base64.b64encode(hashlib.sha256(data).digest()).decode() != found[1] for data in (raw, body)):
+        raise IntegrityError(
+            f"{redact(url)} arrived broken.", hint="Nothing was kept. Try again.", details={"retry": True}
+        )
 
 
 def retry_after(text: str) -> float | None:
