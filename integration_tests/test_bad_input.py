@@ -85,6 +85,14 @@ def test_an_unknown_preset_names_the_known_ones(tiny_models: Path) -> None:
     assert "x" not in str(model.active_adapters)
 
 
+def test_an_unknown_preset_on_the_command_line_writes_nothing(tiny_models: Path, tmp_path: Path, cli: Cli) -> None:
+    data, output = tmp_path / "reviews.csv", tmp_path / "out"
+    data.write_text("text,label\na warm film,good\na dull film,bad\n")
+    model = str(tiny_models / MODEL)
+    _refused(cli("train", model, str(data), "--output", str(output), "--config", "pfeifer"), 2, "pfeifer", "pfeiffer")
+    assert not output.exists() or not list(output.iterdir())
+
+
 def test_an_unknown_name_is_not_found_and_suggests(published: str, cli: Cli) -> None:
     _refused(cli("pull", "sentiment/snipets", "--model", MODEL), 3, "sentiment/snipets", published)
 
