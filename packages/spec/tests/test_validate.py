@@ -123,6 +123,16 @@ def test_the_command_lists_every_problem_and_exits_by_the_result(
     assert caught.value.code == 2
 
 
+def test_names_cannot_command_the_terminal(folder: Path) -> None:
+    (folder / "\x1b[31mred.md").write_text("x")
+    (folder / os.fsdecode(b"\xff\xfe.md")).write_text("x")
+    for flags in ([], ["--json"]):
+        line = [sys.executable, "-m", "adapterhub.spec", "validate", str(folder), *flags]
+        for encoding in ("utf-8", "ascii"):
+            done = subprocess.run(line, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+            assert done.returncode == 1 and b"\x1b" not in done.stdout and b"[31mred" in done.stdout, done.stderr
+
+
 def test_references_and_headers_are_read_without_pydantic() -> None:
     program = (
         "import sys; from adapterhub.spec import parse_reference; import adapterhub.spec.safetensors_header;"

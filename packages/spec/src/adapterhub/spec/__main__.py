@@ -56,7 +56,7 @@ def _validate(paths: Sequence[Path], *, as_json: bool) -> int:
         try:
             reports.append((path, validate_path(path)))
         except OSError as error:
-            print(f"{path}: {error.strerror or error}", file=sys.stderr)
+            print(f"{ascii(str(path))[1:-1]}: {error.strerror or error}", file=sys.stderr)
             return 2
     failed = any(has_errors(problems) for _, problems in reports)
     if as_json:
@@ -68,23 +68,32 @@ def _validate(paths: Sequence[Path], *, as_json: bool) -> int:
             }
             for path, problems in reports
         ]
-        print(json.dumps(document[0] if len(document) == 1 else document, indent=2, ensure_ascii=False))
+        print(json.dumps(document[0] if len(document) == 1 else document, indent=2))
         return 1 if failed else 0
     for path, problems in reports:
         if not problems:
-            print(f"{path}: fine")
+            _say(f"{path}: fine")
             continue
         count = len(problems)
-        print(f"{path}: {count} problem{'s' if count > 1 else ''}")
+        _say(f"{path}: {count} problem{'s' if count > 1 else ''}")
         for problem in problems:
             place = ":".join(str(part) for part in (problem.file, problem.line) if part not in ("", None))
             where = "  ".join(part for part in (place, problem.pointer) if part)
             label = "" if problem.severity == "error" else "warning: "
-            print(f"  {where}" if where else "  (whole file)")
-            print(f"    {label}{problem.message}")
+            _say(f"  {where}" if where else "  (whole file)")
+            _say(f"    {label}{problem.message}")
             if problem.hint:
-                print(f"    → {problem.hint}")
+                _say(f"    → {problem.hint}")
     return 1 if failed else 0
+
+
+def _say(text: str) -> None:
+    """Print a line with what a terminal might obey, or what no encoding has, written as escapes."""
+    from adapterhub.spec.validation.plain_text import hidden_character
+
+    shown = "".join(letter if hidden_character(letter) is None else ascii(letter)[1:-1] for letter in text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(shown.encode(encoding, "backslashreplace").decode(encoding))
 
 
 if __name__ == "__main__":
