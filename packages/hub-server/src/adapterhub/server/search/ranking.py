@@ -42,14 +42,17 @@ def named_as_asked(
     if not phrase:
         return []
     text = question.text.strip()
+    # A name that is exactly the text holds every word of it: only the filters have to be met besides.
+    filters = [match for match in matches if match.counter is not None and match.counter[0] != "word"]
     exact = [facet_word(field, phrase) for field in ("task", "subtask", "namespace")]
     exact += [facet_word("model", text), facet_word("model", text.lower())]
-    found = candidates(connection, [*matches, Match(tuple(dict.fromkeys(exact)))], viewer, limit=_NAMED)
+    found = candidates(connection, [*filters, Match(tuple(dict.fromkeys(exact)))], viewer, limit=_NAMED)
     task, slash, rest = text.partition("/")
     if slash:
-        pair = (("task", task), ("subtask", rest.partition("@")[0]))
-        both = [Match((facet_word(field, fold(value)),)) for field, value in pair]
-        found += candidates(connection, [*matches, *both], viewer, limit=_NAMED)
+        subtask, at, namespace = rest.partition("@")
+        parts = [("task", task), ("subtask", subtask), *([("namespace", namespace)] if at else [])]
+        whole = [Match((facet_word(field, fold(value)),)) for field, value in parts]
+        found += candidates(connection, [*filters, *whole], viewer, limit=_NAMED)
     found += _of_name(connection, phrase, matches, viewer)
     return list({row[RANK]: row for row in found}.values())
 

@@ -23,6 +23,7 @@ from adapterhub.server.storage.tables import hub
 from adapterhub.server.web import pages
 from adapterhub.server.web.templating import STATIC_FOLDER, Site
 from adapterhub.spec.errors import AdapterHubError
+from adapterhub.spec.reference import fold
 
 __all__ = ["PAGE_POLICY", "install", "router"]
 
@@ -123,10 +124,15 @@ def explore_subtask(
     request: Request, storage: StorageOf, kind: Kind, task: Segment, subtask: Segment, cursor: Cursor = ""
 ) -> Response:
     filters = {name: request.query_params.get(name, "")[:255] for name in CELL_FILTERS}
+    site = site_of(request)
     with storage.database.read() as connection:
-        return _answer(
-            request, pages.explore_subtask_page(connection, site_of(request), kind, task, subtask, filters, cursor)
-        )
+
+        def draw() -> str:
+            return pages.explore_subtask_page(connection, site, kind, task, subtask, filters, cursor)
+
+        plain = not cursor and not any(filters.values())
+        page = _kept(request, connection, (kind, fold(task), fold(subtask), site), draw) if plain else draw()
+    return _answer(request, page)
 
 
 @router.get("/search")
@@ -233,7 +239,7 @@ def _kept(request: Request, connection: Connection, key: Any, draw: Callable[[],
     found = kept.get(key)
     if found is not None and found[0] == serial and time.monotonic() - found[1] < 60:
         return found[2]
-    if len(kept) > 32:  # a hub is known by a few addresses, not by any number of Host headers
+    if len(kept) > 200:  # bounded, whatever Host headers people send
         kept.clear()
     page = draw()
     kept[key] = (serial, time.monotonic(), page)
