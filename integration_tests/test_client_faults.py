@@ -20,7 +20,7 @@ import pytest
 from demo.hub import Hub, command
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY / "packages" / "hub-client" / "tests"))
+sys.path.append(str(REPOSITORY / "packages" / "hub-client" / "tests"))
 
 from exports import MODEL, write_adapter  # noqa: E402 - the client's own test parts
 from loopback import Handler, LoopbackHub, Seen  # noqa: E402

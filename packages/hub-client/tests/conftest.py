@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent))  # last: other packages have a conftest too
 
 from exports import Export, write_adapter
 from loopback import LoopbackHub
