@@ -30,7 +30,7 @@ RANK, NAME, NAMESPACE, KIND, TASK, SUBTASK, MODEL, FAMILY, METHOD, USING, LANGUA
 
 _LISTED = ", ".join(f'l."{name}"' for name in _COLUMNS)
 _SQLITE = (
-    f"SELECT {_LISTED} FROM listings_text t JOIN listings l ON l.rank = t.rowid "
+    f"SELECT {_LISTED} FROM listings_text t CROSS JOIN listings l INDEXED BY ix_listings_light ON l.rank = t.rowid "
     "WHERE t.listings_text MATCH ? AND t.rowid > ? ORDER BY t.rowid LIMIT ?"
 )
 _SQLITE_RANKS = "SELECT rowid FROM listings_text WHERE listings_text MATCH ? AND rowid > ? ORDER BY rowid LIMIT ?"
