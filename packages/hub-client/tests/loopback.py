@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -36,6 +37,7 @@ class LoopbackHub:
     max_age: int | None = None
     serial: int | None = None
     digests: bool = True
+    tls: ssl.SSLContext | None = None
     faults: list[Fault] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
 
@@ -56,6 +58,9 @@ class LoopbackHub:
 
         self.server = Server(("127.0.0.1", 0), Bound)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        if self.tls is not None:
+            self.server.socket = self.tls.wrap_socket(self.server.socket, server_side=True)
+            self.url = self.url.replace("http://127.0.0.1", "https://localhost")
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self.thread.start()
 
