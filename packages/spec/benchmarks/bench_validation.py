@@ -29,7 +29,7 @@ HIDDEN, SIZE, LAYERS = 768, 48, 12
 
 
 def write_folder(folder: Path) -> Path:
-    """The adapter; its numbers are random bytes."""
+    """The adapter; its numbers are random and finite."""
     config = load_preset("pfeiffer")
     leaves = {"down.weight": (SIZE, HIDDEN), "down.bias": (SIZE,), "up.weight": (HIDDEN, SIZE), "up.bias": (HIDDEN,)}
     header: dict[str, Any] = {}
@@ -42,7 +42,9 @@ def write_folder(folder: Path) -> Path:
             at += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    (folder / "adapter.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + os.urandom(at))
+    noise = bytearray(os.urandom(at))
+    noise[3::4] = b"\x3d" * (at // 4)  # exponents: every number is about 0.05
+    (folder / "adapter.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + noise)
     record = {
         "spec_version": "1.0",
         "format": "adapterhub",

@@ -123,6 +123,26 @@ def test_the_command_lists_every_problem_and_exits_by_the_result(
     assert caught.value.code == 2
 
 
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F64"])
+@pytest.mark.parametrize(
+    ("value", "odd"), [("nan", True), ("inf", True), ("-inf", True), ("max", False), ("min", False), ("-0.0", False)]
+)
+def test_numbers_that_are_not_finite_are_found_in_every_dtype(dtype: str, value: str, odd: bool, folder: Path) -> None:
+    torch = pytest.importorskip("torch")
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    kind = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}[dtype]
+    limits = torch.finfo(kind)
+    number = limits.max if value == "max" else limits.min if value == "min" else float(value)
+    tensors = {
+        "encoder.0.ffn.down.weight": torch.randn(2, 24).to(kind),
+        "encoder.0.ffn.up.weight": torch.randn(24, 2).to(kind),
+    }
+    tensors["encoder.0.ffn.up.weight"][17, 1] = number
+    save_file(tensors, folder / "adapter.safetensors")
+    assert ("'encoder.0.ffn.up.weight' holds NaN or infinity" in told(folder)) is odd
+    assert "down.weight' holds" not in told(folder)
+
+
 def test_names_cannot_command_the_terminal(folder: Path) -> None:
     (folder / "\x1b[31mred.md").write_text("x")
     (folder / os.fsdecode(b"\xff\xfe.md")).write_text("x")

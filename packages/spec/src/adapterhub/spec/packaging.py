@@ -136,7 +136,7 @@ def build_manifest(
         InvalidReferenceError: `reference` is none.
     """
     root = Path(folder)
-    problems = folder_problems(root)
+    problems = folder_problems(root, numbers=True)
     if has_errors(problems):
         first = next(problem for problem in problems if problem.severity == "error")
         raise ValidationFailedError(

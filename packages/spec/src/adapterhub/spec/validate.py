@@ -61,7 +61,7 @@ def validate_folder(folder: str | os.PathLike[str]) -> list[Problem]:
     root = Path(folder)
     catalogue = [root / name for name in RECORD_FOLDERS if (root / name).is_dir()]
     if len(catalogue) < 2 or (root / "adapter_config.json").exists():
-        return folder_problems(root)
+        return folder_problems(root, numbers=True)
     records = sorted(
         path for place in catalogue for path in place.rglob("*") if path.suffix in (".yaml", ".yml", ".json")
     )

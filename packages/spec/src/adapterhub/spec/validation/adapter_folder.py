@@ -19,6 +19,7 @@ from adapterhub.spec.fusion import parse_fusion
 from adapterhub.spec.heads import HeadConfig, parse_head
 from adapterhub.spec.manifest import BaseModelInfo, Digest, Instant, Language, Library, Line, _Record, problems_of
 from adapterhub.spec.safetensors_header import Header, SafetensorsError, read_header
+from adapterhub.spec.validation.numbers import number_problems
 from adapterhub.spec.validation.path_names import name_problem
 from adapterhub.spec.validation.problem import Problem
 from adapterhub.spec.validation.strict_json import JSONSyntaxError, line_of_pointers, pointer_of, read_json
@@ -72,9 +73,24 @@ class AdapterRecord(_Record):
     created_at: Instant | None = None
 
 
-def folder_problems(folder: Path) -> list[Problem]:
-    """Everything that is wrong with the folder of an adapter, a fusion, a setup or several adapters; empty when nothing is."""
-    return list(dict.fromkeys(_folder_problems(folder)))
+def folder_problems(folder: Path, *, numbers: bool = False) -> list[Problem]:
+    """Everything that is wrong with the folder of an adapter, a fusion, a setup or several adapters; empty when nothing is.
+
+    Args:
+        folder: where the files are.
+        numbers: whether to look for NaN and infinity as well, which reads the weights; otherwise only headers are read.
+    """
+    problems = _folder_problems(folder)
+    if numbers:
+        for path in files_in(folder):
+            if path.suffix == ".safetensors":
+                try:
+                    header = read_header(path)
+                except SafetensorsError:
+                    continue  # told already
+                shown = path.relative_to(folder).as_posix()
+                problems += [problem.within(shown) for problem in number_problems(path, header)]
+    return list(dict.fromkeys(problems))
 
 
 def _folder_problems(folder: Path) -> list[Problem]:
