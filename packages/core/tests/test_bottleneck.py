@@ -214,7 +214,7 @@ def test_the_inverse_runs_before_the_output_embedding(name: str) -> None:
     assert close(operation(seen[0], None), seen[1], 1e-4)
     for hook in (handle, embedded, base):
         hook.remove()
-    site.install()
+    site.install(operation)
     mixed = run(model, adapter_names=["a", "b", None])
     for row, setup in enumerate(["a", "b", None]):
         assert close(mixed[row], run(model, setup=setup)[row], 1e-4)

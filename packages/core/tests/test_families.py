@@ -168,3 +168,20 @@ def test_two_transformers_in_one() -> None:
     assert not torch.equal(model(input_ids=ids, decoder_input_ids=ids).logits, before)
     hosts = legacy_hosts(ah.pool_of(model).layout)
     assert "encoder.encoder.layer.0.output" in hosts and "decoder.bert.encoder.layer.1.output" in hosts
+
+
+def test_parallel_blocks_chain_whatever_was_hooked_first() -> None:
+    """GPT-J: the feed-forward adapter's residual is r and what the attention's adapter gives."""
+    outputs = []
+    for first in ("ffn", "both"):
+        model: Any = shrunken("gptj")
+        ah.init(model)
+        model.add_adapter("ffn", config="pfeiffer[reduction_factor=4]", init_weights_seed=1)
+        model.add_adapter("both", config="pfeiffer[reduction_factor=4,mh_adapter=true]", init_weights_seed=2)
+        for name in ("ffn", "both"):
+            for parameter in model.get_adapter(name).values():
+                parameter.data *= 20
+        model.active_adapters = first
+        with ah.AdapterSetup(ah.Stack("ffn", "both")), torch.no_grad():
+            outputs.append(model(**dummy_inputs(model)).last_hidden_state)
+    assert torch.equal(*outputs)

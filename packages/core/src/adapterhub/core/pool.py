@@ -149,7 +149,11 @@ class Pool:
             self.embedding_site = EmbeddingSite(self, len(self.sites), self.layout.embedding, modules)
             self.sites.append(self.embedding_site)
         for spot in self.layout.sublayers:
-            self.sites.append(SublayerSite(self, len(self.sites), spot, modules))
+            site = SublayerSite(self, len(self.sites), spot, modules)
+            for other in self.sites if spot.chained is not None else ():
+                if isinstance(other, SublayerSite) and other.place.output == spot.chained:
+                    other.follower = site
+            self.sites.append(site)
 
     def grow(self, make: Callable[[int], Iterable[Site]]) -> list[Site]:
         """Add sites a method needs and the pool does not have yet; `make` gets the number of the first one."""
@@ -446,12 +450,13 @@ class Pool:
     def hold(self, plan: Plan) -> None:
         """Count one more user of the plan; sites used for the first time get their hooks."""
         with _lock:
-            fresh = [site for site in plan.sites if site.users == 0]
+            changed = False
             for site in plan.sites:
                 site.users += 1
-            for site in fresh:
-                site.install()
-            if fresh:
+                operation = plan.operations[site.index]
+                assert operation is not None
+                changed |= site.install(operation)
+            if changed:
                 self._hooks_changed()
 
     def release(self, plan: Plan) -> None:
@@ -471,7 +476,7 @@ class Pool:
         """Let compiled code notice. torch.compile traces hooks but does not guard on them, so the model's call reads
         `hooked`, which it does guard on; modules compiled in place (`module.compile()`) are traced anew."""
         hooked = [site for site in self.sites if isinstance(site, HookedSite) and site.handles]
-        self.hooked = " ".join(str(site.index) for site in hooked)
+        self.hooked = " ".join(site.state() for site in hooked)
         for module in (self.model, self.base_model, *(site.host for site in hooked)):
             if getattr(module, "_compiled_call_impl", None) is not None:
                 torch._dynamo.reset()

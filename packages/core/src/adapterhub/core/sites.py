@@ -164,9 +164,16 @@ class HookedSite(Site):
         """Attention over several adapters; only sublayers have it."""
         raise InvalidConfigError(f"Fuse works on bottleneck adapters; {block!r} holds others.")
 
-    def install(self) -> None:
-        if not self.handles:
-            self.handles = list(self.hooks())
+    def install(self, operation: Operation) -> bool:
+        """Hook the module for this operation, unless it is; whether anything changed."""
+        if self.handles:
+            return False
+        self.handles = list(self.hooks())
+        return True
+
+    def state(self) -> str:
+        """Which hooks are in place; empty for none."""
+        return str(self.index) if self.handles else ""
 
     def remove(self) -> None:
         for handle in self.handles:
@@ -198,9 +205,11 @@ class SublayerSite(HookedSite):
         self.kept = Carrier()
         self.result = Carrier()
         self.first = Carrier()
+        self.kinds = ""
         self.alone = place.joint == "alone"
         #: in a parallel block, the output of the sublayer before, which is part of this one's residual
         self.before = modules[place.chained] if place.chained is not None else None
+        self.follower: SublayerSite | None = None
 
     def leaf(self, module: nn.Module) -> Operation:
         from adapterhub.core.blocks import AtSublayer
@@ -229,13 +238,36 @@ class SublayerSite(HookedSite):
         fusion = self.find(self.pool.fusion_of(block).name, "fusion")
         return None if fusion is None else fusing(block, fusion, self)
 
-    def hooks(self) -> Iterator[RemovableHandle]:
-        yield self.residual.register_forward_pre_hook(partial(_keep_residual, self), with_kwargs=True)
-        if self.before is not None:
-            yield self.before.register_forward_hook(partial(_keep_first, self))
-        yield self.output.register_forward_hook(partial(_adapt_sublayer, self))
-        if self.norm is not None:
+    def install(self, operation: Operation) -> bool:
+        """Hook only what the operation needs: h always, r and the norm where they take part."""
+        wanted = "h"
+        if operation.needs_residual or self.place.shared:
+            wanted += "r"
+        if operation.replaces_norm and self.norm is not None:
+            wanted += "n"
+        fresh = [kind for kind in wanted if kind not in self.kinds]
+        for kind in fresh:
+            self.handles.extend(self._hooks_for(kind))
+            self.kinds += kind
+        return bool(fresh)
+
+    def remove(self) -> None:
+        super().remove()
+        self.kinds = ""
+
+    def state(self) -> str:
+        return f"{self.index}{self.kinds}" if self.kinds else ""
+
+    def _hooks_for(self, kind: str) -> Iterator[RemovableHandle]:
+        if kind == "h":
+            yield self.output.register_forward_hook(partial(_adapt_sublayer, self))
+        elif kind == "n":
+            assert self.norm is not None
             yield self.norm.register_forward_hook(partial(_replace_normed, self))
+        else:
+            yield self.residual.register_forward_pre_hook(partial(_keep_residual, self), with_kwargs=True)
+            if self.before is not None:
+                yield self.before.register_forward_hook(partial(_keep_first, self))
 
 
 def argument_of(place: SublayerPlace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -276,6 +308,8 @@ def _adapt_sublayer(site: SublayerSite, module: nn.Module, args: tuple[Any, ...]
         result = operation(hidden.reshape(rows, -1, hidden.shape[-1]), parts).reshape(hidden.shape)
     else:
         result = operation(hidden, residual)
+    if site.follower is not None:  # whichever hook came first, the sublayer after sees what this one gives
+        _keep_first(site.follower, module, args, result)
     if operation.replaces_norm:
         replaced = operation.replaced(hidden.shape[0])
         if site.norm is not None:
