@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from adapterhub.spec.canonical import canonical_json, digest_of
 from adapterhub.spec.errors import AdapterHubError, InvalidManifestError
 from adapterhub.spec.safetensors_header import DTYPE_BITS, MAX_NAME_LENGTH, MAX_RANK, MAX_TENSORS
-from adapterhub.spec.validation.plain_text import hidden_character
+from adapterhub.spec.validation.plain_text import JOINERS, hidden_character
 from adapterhub.spec.validation.problem import Problem
 from adapterhub.spec.validation.strict_json import JSONSyntaxError, line_of_pointers, pointer_of, read_json
 
@@ -56,9 +56,16 @@ def _visible(text: str) -> str:
     return text
 
 
+def _name_of_person(text: str) -> str:
+    hidden = hidden_character(text, allow=JOINERS)
+    if hidden is not None:
+        raise ValueError(f"holds the invisible character U+{ord(hidden):04X}")
+    return text
+
+
 def _prose(text: str) -> str:
-    hidden = hidden_character(text, allow="\n\t")
-    if hidden is not None and hidden not in "\u200c\u200d\u00ad":
+    hidden = hidden_character(text, allow=f"\n\t{JOINERS}\u00ad")
+    if hidden is not None:
         raise ValueError(f"holds the invisible character U+{ord(hidden):04X}")
     return text
 
@@ -92,6 +99,7 @@ ModelName = Annotated[
 ]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Line = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_visible)]
+Person = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_name_of_person)]
 Prose = Annotated[str, Field(max_length=20_000), AfterValidator(_prose)]
 FilePath = Annotated[
     str,
@@ -201,7 +209,7 @@ class Manifest(_Record):
     metrics: Annotated[tuple[Metric, ...], Field(max_length=256)] = ()
     description: Prose = ""
     citation: Prose = ""
-    authors: Annotated[tuple[Line, ...], Field(max_length=64)] = ()
+    authors: Annotated[tuple[Person, ...], Field(max_length=64)] = ()
     dependencies: Annotated[tuple[Dependency, ...], Field(max_length=64)] = ()
     library: Library | None = None
     created_at: Instant = Field(description="RFC 3339, UTC, whole seconds.")

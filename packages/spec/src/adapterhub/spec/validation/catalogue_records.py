@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any, Final
 
-from adapterhub.spec.validation.plain_text import hidden_character
+from adapterhub.spec.validation.plain_text import JOINERS, hidden_character
 from adapterhub.spec.validation.problem import Problem
 from adapterhub.spec.validation.strict_json import pointer_of
 from adapterhub.spec.validation.urls import url_problem
@@ -54,7 +54,7 @@ def line(limit: int, *, empty: bool = False) -> Rule:
         elif len(value) > limit:
             _say(problems, pointer, f"has {len(value):,} characters, more than {limit:,}")
         else:
-            hidden = hidden_character(value.removesuffix("\n"))
+            hidden = hidden_character(value.removesuffix("\n"), allow=JOINERS)
             if hidden is not None:
                 _say(problems, pointer, f"holds the invisible character U+{ord(hidden):04X}")
 
@@ -72,7 +72,7 @@ def prose(limit: int, *, empty: bool = True) -> Rule:
         elif len(value) > limit:
             _say(problems, pointer, f"has {len(value):,} characters, more than {limit:,}")
         else:
-            hidden = hidden_character(value, allow="\n\r\t\u200c\u200d\u200e\u200f\u00ad")
+            hidden = hidden_character(value, allow=f"\n\r\t{JOINERS}\u200e\u200f\u00ad")
             if hidden is not None:
                 _say(problems, pointer, f"holds the invisible character U+{ord(hidden):04X}")
 

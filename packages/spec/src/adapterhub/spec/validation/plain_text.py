@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["hidden_character", "is_plain"]
+__all__ = ["JOINERS", "hidden_character", "is_plain"]
+
+#: Zero-width non-joiner and joiner: letters of Persian and Indian names, and of some emoji, need them.
+JOINERS = "\u200c\u200d"
 
 _PLAIN_ASCII = re.compile(r"[\x20-\x7e]*")
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
