@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 
-from adapterhub.server.catalogue.names import known_name
+from adapterhub.server.catalogue.names import known_name, other_names
 from adapterhub.server.catalogue.tables import (
     configs,
     explore_cells,
@@ -24,7 +24,7 @@ from adapterhub.server.catalogue.tables import (
     vocabulary,
 )
 from adapterhub.server.search.question import PRIVATE_WORD, organisation_word
-from adapterhub.server.search.words import document_words, is_facet_word
+from adapterhub.server.search.words import document_words, is_facet_word, title_of
 from adapterhub.server.storage.tables import adapters, manifests, organisations, versions
 
 __all__ = ["ListingsProjection", "rank_of", "row_facets", "shown_version"]
@@ -263,15 +263,11 @@ def _manifest_details(connection: Connection, digests: Sequence[str]) -> dict[st
     return found
 
 
-def _names(connection: Connection, owners: Sequence[Any]) -> dict[tuple[str, str, str], str]:
-    """What the vocabulary calls the tasks and data sets of these adapters, so that search finds them by name."""
+def _names(connection: Connection, owners: Sequence[Any]) -> dict[tuple[str, str, str], tuple[str, str]]:
+    """Names and descriptions of the tasks and data sets of these adapters, so that search finds them by those too."""
     keys = {owner.task_key for owner in owners}
-    rows = connection.execute(
-        select(vocabulary.c.kind, vocabulary.c.task_key, vocabulary.c.subtask_key, vocabulary.c.name).where(
-            vocabulary.c.task_key.in_(keys)
-        )
-    )
-    return {(row.kind, row.task_key, row.subtask_key): row.name for row in rows}
+    rows = connection.execute(select(vocabulary).where(vocabulary.c.task_key.in_(keys)))
+    return {(row.kind, row.task_key, row.subtask_key): (row.name, row.description) for row in rows}
 
 
 def _record_details(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, tuple[str, ...]]]:
@@ -291,7 +287,7 @@ def _row(
     family: str,
     languages: Iterable[str],
     count: int,
-    names: Mapping[tuple[str, str, str], str],
+    names: Mapping[tuple[str, str, str], tuple[str, str]],
 ) -> dict[str, Any]:
     config = line.get("config") or {}
     kind = "language" if owner.type == "text_lang" else "task"
@@ -333,13 +329,16 @@ def _row(
         "status": line.get("status") or "available",
         "sha1": next((file["sha1"] for file in line.get("files") or () if file.get("sha1")), None),
     }
+    task_name, task_text = names.get((kind, owner.task_key, ""), (known_name(kind, owner.task), ""))
+    data_name, data_text = names.get(
+        (kind, owner.task_key, owner.subtask_key), (known_name(kind, owner.task, owner.subtask), "")
+    )
+    titles = (task_name, data_name, *other_names(owner.task, owner.subtask))
     texts = (
-        owner.namespace, owner.name, f"{owner.task} {owner.subtask}",
-        names.get((kind, owner.task_key, "")) or known_name(kind, owner.task),
-        names.get((kind, owner.task_key, owner.subtask_key)) or known_name(kind, owner.task, owner.subtask), owner.model_name, row["using"] or "", owner.method, kind,
-        row["languages"], row["license"] or "", row["description"],
+        owner.namespace, owner.name, f"{owner.task} {owner.subtask}", *titles, owner.model_name, row["using"] or "", owner.method,
+        kind, row["languages"], row["license"] or "", row["description"], data_text, task_text,
     )  # fmt: skip
-    row["words"] = document_words(texts, row_facets(row))
+    row["words"] = document_words(texts, [*row_facets(row), *(("title", title_of(title)) for title in titles if title)])
     if row["private"]:
         row["words"] += f" {PRIVATE_WORD} {organisation_word(owner.organisation_id)}"
     return row

@@ -7,8 +7,9 @@ from functools import lru_cache
 from importlib import resources
 
 from adapterhub.spec.reference import fold
+from adapterhub.spec.resolution import load_aliases
 
-__all__ = ["known_name", "titled"]
+__all__ = ["known_name", "other_names", "titled"]
 
 
 def titled(kind: str, task: str, subtask: str = "") -> str:
@@ -26,6 +27,21 @@ def known_name(kind: str, task: str, subtask: str = "") -> str:
     """The common name of a task, language or data set; empty where none is known."""
     shelf = "subtask" if subtask else kind
     return _names().get(shelf, {}).get(fold(subtask or task), "")
+
+
+def other_names(task: str, subtask: str) -> tuple[str, ...]:
+    """What else people call a task and data set: the keys of the spec's alias table that lead there."""
+    found = _aliases()
+    targets = (fold(task), fold(subtask), f"{fold(task)}/{fold(subtask)}")
+    return tuple(dict.fromkeys(name for target in targets for name in found.get(target, ())))
+
+
+@lru_cache(maxsize=1)
+def _aliases() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, target in load_aliases().items():
+        found.setdefault(fold(target), []).append(name)
+    return found
 
 
 @lru_cache(maxsize=1)

@@ -100,8 +100,12 @@ class Question:
         words = self.words
         unfinished = bool(words) and self.text[-1:].isalnum()
         for position, word in enumerate(words):
-            if unfinished and position == len(words) - 1 and len(word) > 1:
-                found.append(_unfinished(connection, word))
+            if unfinished and position == len(words) - 1:
+                if len(word) > 1:
+                    found.append(_unfinished(connection, word))
+                elif position == 0 or word.isdigit():
+                    found.append(Match((word,), counter=("word", word)))
+                # else: the first letter of a word to come says nothing yet
             else:
                 found.append(Match((word,), counter=("word", word)))
         return found

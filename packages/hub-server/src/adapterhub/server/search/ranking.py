@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection, select
 
@@ -22,7 +22,7 @@ from adapterhub.server.search.candidates import (
     candidates,
 )
 from adapterhub.server.search.question import Match, Question
-from adapterhub.server.search.words import facet_word
+from adapterhub.server.search.words import facet_word, title_of
 from adapterhub.spec.reference import fold
 
 __all__ = ["by_relevance", "named_as_asked"]
@@ -44,7 +44,7 @@ def named_as_asked(
     text = question.text.strip()
     # A name that is exactly the text holds every word of it: only the filters have to be met besides.
     filters = [match for match in matches if match.counter is not None and match.counter[0] != "word"]
-    exact = [facet_word(field, phrase) for field in ("task", "subtask", "namespace")]
+    exact = [facet_word(field, phrase) for field in ("task", "subtask", "namespace", "title")]
     exact += [facet_word("model", text), facet_word("model", text.lower())]
     found = candidates(connection, [*filters, Match(tuple(dict.fromkeys(exact)))], viewer, limit=_NAMED)
     task, slash, rest = text.partition("/")
@@ -72,17 +72,22 @@ def _of_name(connection: Connection, phrase: str, matches: Sequence[Match], view
     return found
 
 
-def by_relevance(question: Question, rows: Sequence[Candidate]) -> list[Candidate]:
-    """The rows, best first; equal ones stay in order of popularity."""
-    words, phrase = question.words, _phrase(question)
+def by_relevance(question: Question, rows: Sequence[Candidate], named: Collection[int] = ()) -> list[Candidate]:
+    """The rows, best first; equal ones stay in order of popularity. `named` are ranks from `named_as_asked`."""
+    words = question.words
+    phrase = _phrase(question)
     if not phrase:
         return list(rows)
-    return sorted(rows, key=lambda row: (-_score(row, words, phrase), row[RANK]))
+
+    def order(row: Candidate) -> tuple[float, int]:
+        return -_score(row, words, phrase) - (18 if row[RANK] in named else 0), row[RANK]
+
+    return sorted(rows, key=order)
 
 
 def _phrase(question: Question) -> str:
     """The whole text as a folded name."""
-    return "-".join(question.words)
+    return title_of(question.text)
 
 
 def _score(row: Candidate, words: Sequence[str], phrase: str) -> float:

@@ -104,7 +104,7 @@ def _windowed(
         named = named_as_asked(connection, question, matches, viewer)  # they all stand in the first window
         known = {row[RANK] for row in named}
         rest = [row for row in window if row[RANK] not in known]
-        ranked = by_relevance(question, [*named, *rest] if start == 0 else rest)
+        ranked = by_relevance(question, [*named, *rest] if start == 0 else rest, known)
     else:
         ranked = sorted(window, key=lambda row: (-row[DOWNLOADS], row[RANK]))
     following = None

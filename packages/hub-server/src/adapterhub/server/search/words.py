@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["MAX_QUERY_WORDS", "document_words", "facet_word", "is_facet_word", "query_words", "split_words"]
+__all__ = ["MAX_QUERY_WORDS", "document_words", "facet_word", "is_facet_word", "query_words", "split_words", "title_of"]
 
 #: Words of a question beyond these are ignored.
 MAX_QUERY_WORDS = 12
@@ -78,6 +78,11 @@ def query_words(text: str) -> list[str]:
     parts = list(dict.fromkeys(part[:_MAX_WORD] for part in _PART.findall(normalise(text[:400]))))
     kept = [part for part in parts if part not in _STOP] or parts
     return [part for part in kept if not is_facet_word(part)][:MAX_QUERY_WORDS]
+
+
+def title_of(text: str) -> str:
+    """A name as a question would have to be to be exactly it: its words, joined."""
+    return "-".join(query_words(text))
 
 
 def document_words(texts: Iterable[str], facets: Iterable[tuple[str, str]]) -> str:
