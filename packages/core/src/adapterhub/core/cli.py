@@ -81,6 +81,12 @@ def train(
     target_column: _Target = None,
     device: _Device = None,
     model_name: _ModelName = None,
+    prefix_cache: Annotated[
+        bool,
+        typer.Option(
+            "--prefix-cache", help="Compute layers below the first that trains once a row (no dropout there)."
+        ),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier run in the output folder.")
     ] = False,
@@ -114,6 +120,7 @@ def train(
         overwrite=overwrite,
         device=device,
         model_name=model_name,
+        prefix_cache=prefix_cache,
     )
     if as_json:
         _print_json(report)

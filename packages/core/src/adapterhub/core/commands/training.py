@@ -39,6 +39,7 @@ def train(
     overwrite: bool,
     device: str | None,
     model_name: str | None,
+    prefix_cache: bool = False,
 ) -> dict[str, Any]:
     """Trains, writes below `output`, and returns the report that metrics.json holds."""
     quiet()
@@ -66,7 +67,7 @@ def train(
     found.add_adapter(adapter, config=parsed)
     found.train_adapter(adapter)
     note(f"{len(encoded):,} rows to train on, {len(held):,} to validate, {_trained(found):,} parameters train.")
-    result = fit(found, task, encoded, held, Recipe(**recipe), device=where)
+    result = fit(found, task, encoded, held, Recipe(**recipe), device=where, prefix_cache=prefix_cache)
     measured = evaluate(found, task, held, int(recipe["batch_size"]), device=where) if held else {}
     return _write(
         found, adapter, task, output, parsed.expand(), recipe, result, measured, data, len(encoded), len(held)

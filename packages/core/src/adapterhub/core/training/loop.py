@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adapterhub.core.training.decay import decays
+from adapterhub.core.training.prefix_cache import cached_prefix
 from adapterhub.core.training.regularisation import fusion_regularisation
 from adapterhub.core.training.tasks import Task
 from adapterhub.spec.errors import AdapterHubError, InvalidConfigError
@@ -56,6 +57,7 @@ def fit(
     *,
     device: str | torch.device = "cpu",
     bar: bool | None = None,
+    prefix_cache: bool | str | os.PathLike[str] = False,
 ) -> TrainingResult:
     """Trains what asks for gradients, measures after every epoch, and leaves the model with its best epoch.
 
@@ -64,6 +66,8 @@ def fit(
         task: makes batches and measures.
         train, validation: encoded rows (`Task.encode`); without validation the last epoch is kept.
         bar: whether a progress bar is shown on standard error; by default unless ADAPTERHUB_DISABLE_PROGRESS_BARS is set.
+        prefix_cache: compute the layers below the first that trains once for every example (see `PrefixCache`); a folder
+            keeps the results in a file there.
 
     Raises:
         InvalidConfigError: nothing asks for gradients, or there are no rows.
@@ -84,7 +88,7 @@ def fit(
     steps = recipe.epochs * -(-len(train) // recipe.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_then_down(steps, recipe.warmup))
     result, best, kept = TrainingResult(), None, {}
-    with progress(steps, "training", bar) as advance:
+    with cached_prefix(model, prefix_cache), progress(steps, "training", bar) as advance:
         for epoch in range(recipe.epochs):
             model.train()
             generator = torch.Generator().manual_seed(recipe.seed * 1009 + epoch)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
 
 from adapterhub.core.pool import pool_of
 from adapterhub.core.training.decay import decays
+from adapterhub.core.training.prefix_cache import cached_prefix
 from adapterhub.core.training.regularisation import fusion_regularisation
 from adapterhub.core.training.state import restore_trained, save_trained
 from adapterhub.spec.errors import InvalidConfigError
@@ -29,11 +30,21 @@ class AdapterTrainer(Trainer):
     Checkpoints hold adapters, fusions and heads in sub-folders; `resume_from_checkpoint` and `load_best_model_at_end` work
     with them. Weight decay leaves norms and scales alone; fusion regularisation is part of the loss.
 
+    Args:
+        prefix_cache: compute the layers below the first that trains once for every example (see `PrefixCache`); a folder
+            keeps the results in a file there. The other arguments are those of `Trainer`.
+
     Raises:
         InvalidConfigError: nothing trains, or no adapter does.
     """
 
-    def __init__(self, model: PreTrainedModel | nn.Module | None = None, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        *args: Any,
+        prefix_cache: bool | str | os.PathLike[str] = False,
+        **kwargs: Any,
+    ) -> None:
         if model is None:
             raise InvalidConfigError("AdapterTrainer needs a model.", hint="model_init is not supported.")
         pool = pool_of(model)
@@ -43,9 +54,15 @@ class AdapterTrainer(Trainer):
                 "No adapter of this model is set to train.",
                 hint="Call model.train_adapter(name) first; to train the whole model, use transformers' Trainer.",
             )
+        self.prefix_cache = prefix_cache
         super().__init__(model, *args, **kwargs)
         if getattr(self.args, "label_names", None) is None and hasattr(model, "heads"):
             self.label_names = self._labels_of_head(model)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`."""
+        with cached_prefix(self.model, self.prefix_cache):
+            return super().train(*args, **kwargs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices, and not those whose size has a meaning (see `decays`)."""
