@@ -118,6 +118,30 @@ def test_search_knows_tasks_languages_and_models_by_name(filled: Hub) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "task", "subtask"),
+    [
+        ("sst", "sentiment", "sst-2"),
+        ("stsb", "sts", "sts-b"),
+        ("mnli", "nli", "multinli"),
+        ("english", "en", "wiki"),
+        ("Quechua", "qu", "wiki"),
+        ("chinese wikipedia", "zh", "wiki"),
+        ("natural language inference rte", "nli", "rte"),
+        ("imdb roberta", "sentiment", "imdb"),
+        ("arabic dialect", "dialect", "arabic"),
+        ("machine translation romanian", "mt", "wmt16_en_ro"),
+        ("part of speech", "pos", "ldc2012t13"),
+        ("linguistic acceptability", "lingaccept", "cola"),
+        ("qa/boolq", "qa", "boolq"),
+        ("poem", "lm", "poem"),
+    ],
+)
+def test_the_first_hit_is_what_people_mean(filled: Hub, text: str, task: str, subtask: str) -> None:
+    first = filled.http.get("/v1/adapters", params={"q": text}).json()["items"][0]
+    assert (first["task"], first["subtask"]) == (task, subtask)
+
+
+@pytest.mark.parametrize(
     "model", ["bert-base-uncased", "bert-base-multilingual-cased", "roberta-base", "xlm-roberta-base"]
 )
 def test_old_identifiers_resolve_to_the_adapter_of_the_old_index(filled: Hub, model: str) -> None:

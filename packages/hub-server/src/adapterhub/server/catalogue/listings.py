@@ -333,7 +333,8 @@ def _row(
     data_name, data_text = names.get(
         (kind, owner.task_key, owner.subtask_key), (known_name(kind, owner.task, owner.subtask), "")
     )
-    titles = (task_name, data_name, *other_names(owner.task, owner.subtask))
+    both = f"{task_name} {data_name}" if task_name and data_name else ""
+    titles = (task_name, data_name, both, *other_names(owner.task, owner.subtask))
     texts = (
         owner.namespace, owner.name, f"{owner.task} {owner.subtask}", *titles, owner.model_name, row["using"] or "", owner.method,
         kind, row["languages"], row["license"] or "", row["description"], data_text, task_text,
