@@ -522,9 +522,13 @@ def test_random_mixtures_of_faults(hub: LoopbackHub, sst2: Export, tmp_path: Pat
     dice = random.Random(20261120)
     tries, survived = int(os.environ.get("ADAPTERHUB_FAULT_TRIES") or 50), 0
 
+    spoilt = 0
+
     def spoil(handler: Handler, seen: Seen) -> bool:
+        nonlocal spoilt
         if dice.random() > 0.4:
             return False
+        spoilt += 1
         kind = dice.randrange(9)
         body = handler.body_of(seen)
         if body is None or kind == 0:
@@ -566,6 +570,9 @@ def test_random_mixtures_of_faults(hub: LoopbackHub, sst2: Export, tmp_path: Pat
             with HubClient(cache_dir=cache) as sweeper:
                 for info in sweeper.cache.snapshots():
                     sweeper.cache.remove(info.digest)
+    print(
+        f"{tries} tries, {len(hub.seen)} requests, {spoilt} of them spoilt: {survived} succeeded, the rest were typed errors"
+    )
     assert survived > tries // 4
 
 

@@ -251,3 +251,50 @@ def test_async_calls_run_side_by_side(hub: LoopbackHub) -> None:
 
     folders = asyncio.run(main())
     assert len(set(folders)) == 1 and (folders[0] / "adapter.safetensors").is_file()
+
+
+def test_tokens_can_live_in_the_keyring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With ADAPTERHUB_KEYRING=1, through the package `keyring` (here one of the same three functions)."""
+    import sys
+    import types
+
+    kept: dict[tuple[str, str], str] = {}
+    ring = types.ModuleType("keyring")
+    ring.get_password = lambda service, name: kept.get((service, name))  # type: ignore[attr-defined]
+    ring.set_password = lambda service, name, word: kept.update({(service, name): word})  # type: ignore[attr-defined]
+    ring.delete_password = lambda service, name: kept.pop((service, name))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "keyring", ring)
+    monkeypatch.setenv("ADAPTERHUB_KEYRING", "1")
+    settings = load_settings()
+    hub = Hub("lab", "https://hub.example")
+    assert remember_token(settings, hub, TOKEN) == "the keyring"
+    assert not (tmp_path / "home" / "tokens.json").exists()
+    assert token_for(settings, hub.origin) == (TOKEN, "the keyring")
+    assert forget_token(settings, hub) and token_for(settings, hub.origin) is None
+
+
+def test_a_proxy_of_the_environment_is_used_and_no_proxy_is_kept_to(
+    sst2: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from loopback import Handler, Seen
+
+    asked: list[str] = []
+
+    def as_proxy(handler: Handler, seen: Seen) -> bool:
+        if not seen.path.startswith("http://"):
+            return False
+        asked.append(seen.path)
+        seen.path = "/" + seen.path.split("/", 3)[3]
+        handler.serve(seen)
+        return True
+
+    proxy = LoopbackHub(sst2.folder, faults=[as_proxy])
+    try:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        assert download("sst-2", model_name=MODEL, endpoint="http://hub.example").is_dir()
+        assert asked and all(path.startswith("http://hub.example/") for path in asked)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        asked.clear()
+        assert resolve("sst-2", model_name=MODEL, endpoint=proxy.url) and asked == []
+    finally:
+        proxy.close()
