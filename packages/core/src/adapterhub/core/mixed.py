@@ -33,14 +33,17 @@ def mixed_rows(
         expand: whether a batch k times as long makes every run k times as long.
         alone: h + r is not read there, only h.
     """
-    makes = {_make(module): None for module in modules if module is not None}
+    makes = list(dict.fromkeys(_make(module) for module in modules if module is not None))
     if not makes:
         return None
+    if len(makes) == 1:
+        return MixedRows(modules, counts, norm, expand=expand, alone=alone)
     parts = []
     for make in makes:
-        mine = [module if module is not None and _make(module) == make else None for module in modules]
-        parts.append(MixedRows(mine, counts, norm, expand=expand, alone=alone))
-    return parts[0] if len(parts) == 1 else _Several(parts)
+        runs = [i for i, module in enumerate(modules) if module is not None and _make(module) == make]
+        lengths = [1 if counts is None else counts[i] for i in runs]
+        parts.append((runs, MixedRows([modules[i] for i in runs], lengths, norm, expand=True, alone=alone)))
+    return _Several(parts, Runs(len(modules), counts, expand=expand))
 
 
 def _make(module: Bottleneck) -> tuple[object, ...]:
@@ -61,6 +64,40 @@ def _make(module: Bottleneck) -> tuple[object, ...]:
     )
 
 
+class Runs:
+    """How a batch falls into runs of rows.
+
+    Args:
+        number: of runs.
+        counts: rows of each run; None for equal parts of the batch.
+        expand: whether a batch k times as long makes every run k times as long.
+    """
+
+    def __init__(self, number: int, counts: Sequence[int] | None, *, expand: bool) -> None:
+        self.number, self.counts, self.expand = number, None if counts is None else list(counts), expand
+
+    def planned(self) -> int:
+        """The rows (or equal parts) planned for."""
+        return self.number if self.counts is None else sum(self.counts)
+
+    def lengths(self, rows: int) -> list[int]:
+        """Length of each run in a batch of this many rows.
+
+        Raises:
+            InvalidConfigError: the batch does not fit.
+        """
+        planned = self.planned()
+        if planned == rows and self.counts is not None:
+            return self.counts
+        times, rest = divmod(rows, max(1, planned))
+        if rest or not times or not (self.expand or self.counts is None):
+            raise InvalidConfigError(
+                f"Adapters are planned for {planned} rows, but the batch has {rows}.",
+                hint="Give one adapter name for each row of the batch (batch_sizes that add up to it).",
+            )
+        return [times * count for count in self.counts or [1] * self.number]
+
+
 class MixedRows(Operation):
     """Runs of rows, each through one bottleneck of the same make, or through none."""
 
@@ -76,7 +113,7 @@ class MixedRows(Operation):
         present = list(dict.fromkeys(module for module in modules if module is not None))
         number = {module: i for i, module in enumerate(present)}
         self.runs = [len(present) if module is None else number[module] for module in modules]
-        self.counts, self.norm, self.expand = None if counts is None else list(counts), norm, expand
+        self.norm, self.batch = norm, Runs(len(modules), counts, expand=expand)
         self.model = present[0]
         self.alone = alone and not self.model.parallel
         self.bare = len(present) in self.runs
@@ -84,29 +121,16 @@ class MixedRows(Operation):
         self.needs_residual = self.model.needs_residual or (self.replaces_norm and norm is None)
         self.stacked = Kept(present, partial(stack, present, bare=self.bare))
         #: runs of one length, each adapter in its turn: the stacked weights serve without picking rows
-        self.even = self.runs == list(range(len(self.runs))) and len(set(self.counts or [0])) == 1
+        self.even = self.runs == list(range(len(self.runs))) and len(set(counts or [0])) == 1
         # where the skip connection is h, rows without adapter come out right by themselves (0 is added to h)
         self.masked = self.bare and (self.model.skip_from is not True or self.model.norm_after is not None)
         self._numbers: dict[tuple[int, torch.device], Tensor] = {}
-
-    def lengths(self, rows: int) -> list[int]:
-        """Length of each run in a batch of this many rows."""
-        planned = len(self.runs) if self.counts is None else sum(self.counts)
-        if planned == rows and self.counts is not None:
-            return self.counts
-        times, rest = divmod(rows, max(1, planned))
-        if rest or not times or not (self.expand or self.counts is None):
-            raise InvalidConfigError(
-                f"Adapters are planned for {planned} rows, but the batch has {rows}.",
-                hint="Give one adapter name for each row of the batch (batch_sizes that add up to it).",
-            )
-        return [times * count for count in self.counts or [1] * len(self.runs)]
 
     def numbers(self, rows: int, device: torch.device) -> Tensor:
         """The adapter's number of each row [rows]; the bare model has the number after the last."""
         found = self._numbers.get((rows, device))
         if found is None:
-            lengths = torch.tensor(self.lengths(rows))
+            lengths = torch.tensor(self.batch.lengths(rows))
             found = torch.tensor(self.runs).repeat_interleave(lengths).to(device)
             if len(self._numbers) >= 8:
                 self._numbers.clear()
@@ -118,7 +142,7 @@ class MixedRows(Operation):
         read, skip = model.before(value, None if self.alone else beside, self.norm)
         weights = self.stacked.get()
         if self.even:
-            self.lengths(rows)  # raises where the batch does not fit
+            self.batch.lengths(rows)  # raises where the batch does not fit
             shape = read.shape
             read = read.reshape(len(self.runs), -1, shape[-1])
             result = self._through(read, weights, shape).reshape(shape)
@@ -172,25 +196,42 @@ class MixedRows(Operation):
         return self._has(rows, torch.device("cpu")) if self.bare else None
 
     def planned(self) -> int | None:
-        return len(self.runs) if self.counts is None else sum(self.counts)
+        return self.batch.planned()
 
 
 class _Several(Operation):
-    """Bottlenecks of several makes in one batch: each make leaves the rows of the others alone."""
+    """Bottlenecks of several makes in one batch: the rows of each make are picked, run together and put back."""
 
-    def __init__(self, parts: Sequence[MixedRows]) -> None:
-        self.parts = list(parts)
-        self.needs_residual = any(part.needs_residual for part in parts)
-        self.replaces_norm = any(part.replaces_norm for part in parts)
+    def __init__(self, parts: Sequence[tuple[Sequence[int], MixedRows]], runs: Runs) -> None:
+        self.parts, self.runs = [(list(mine), part) for mine, part in parts], runs
+        self.needs_residual = any(part.needs_residual for _, part in parts)
+        self.replaces_norm = any(part.replaces_norm for _, part in parts)
+        self._rows: dict[tuple[int, torch.device], list[Tensor]] = {}
+
+    def rows_of_parts(self, rows: int, device: torch.device) -> list[Tensor]:
+        """For each part, the numbers of its rows in a batch of this many."""
+        found = self._rows.get((rows, device))
+        if found is None:
+            numbers = torch.arange(rows).split(self.runs.lengths(rows))
+            found = [torch.cat([numbers[run] for run in mine]).to(device) for mine, _ in self.parts]
+            if len(self._rows) >= 8:
+                self._rows.clear()
+            self._rows[rows, device] = found
+        return found
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
-        for part in self.parts:
-            value = part(value, beside)
-        return value
+        result = value
+        for index, (_, part) in zip(self.rows_of_parts(value.shape[0], value.device), self.parts, strict=True):
+            other = None if beside is None else beside.index_select(0, index)
+            result = result.index_copy(0, index, part(value.index_select(0, index), other))
+        return result
 
     def planned(self) -> int | None:
-        return self.parts[0].planned()
+        return self.runs.planned()
 
     def replaced(self, rows: int) -> Tensor | None:
-        masks = [part._has(rows, torch.device("cpu")) for part in self.parts if part.replaces_norm]
-        return torch.stack(masks).any(0)
+        mask = torch.zeros(rows, 1, 1, dtype=torch.bool)
+        for index, (_, part) in zip(self.rows_of_parts(rows, torch.device("cpu")), self.parts, strict=True):
+            if part.replaces_norm:
+                mask[index] = True
+        return mask
