@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+import hub as hub_module
 import pytest
 from adapter_folder import write_folder
 from hub import Hub, publish
 from records import entry, fill
+
+from adapterhub.server.settings import Settings
 
 HOSTILE = """---
 license: x
@@ -45,9 +49,8 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-@pytest.fixture
-def published(hub: Hub, tmp_path: Path) -> Hub:
-    """A hub with two versions of one adapter and one of another, published over HTTP; 1.0 of the first is yanked."""
+def publish_some(hub: Hub, tmp_path: Path) -> Hub:
+    """Publish two versions of one adapter and one of another over HTTP; 1.0 of the first is yanked."""
     client = hub.member("demo", scopes=("read", "publish", "yank"))
     folder = write_folder(tmp_path / "one", readme=HOSTILE)
     more: dict[str, Any] = {
@@ -71,6 +74,20 @@ def published(hub: Hub, tmp_path: Path) -> Hub:
     )
     assert answer.status_code == 201, answer.text
     return hub
+
+
+@pytest.fixture(scope="module")
+def published(stores: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A hub with something on it, shared by the tests that only look."""
+    place = tmp_path_factory.mktemp("pages")
+    with hub_module.serve(Settings(data=place / "hub", log_level="warning", **stores.make(place))) as running:
+        yield publish_some(running, place)
+
+
+@pytest.fixture
+def own_hub(hub: Hub, tmp_path: Path) -> Hub:
+    """The same for a test that changes something."""
+    return publish_some(hub, tmp_path)
 
 
 def page(hub: Hub, path: str, status: int = 200) -> Page:
@@ -240,12 +257,12 @@ def test_private_organisations_have_no_pages_for_others(hub: Hub) -> None:
     assert "secret" not in "".join(shown.text for shown in crawl(hub).values())
 
 
-def test_an_unchanged_page_answers_304_and_a_changed_one_does_not(published: Hub) -> None:
-    first = published.http.get("/explore/task")
+def test_an_unchanged_page_answers_304_and_a_changed_one_does_not(own_hub: Hub) -> None:
+    first = own_hub.http.get("/explore/task")
     tag = first.headers["etag"]
-    assert published.http.get("/explore/task", headers={"if-none-match": tag}).status_code == 304
-    fill(published, [entry(name="new", task="nli")])
-    assert published.http.get("/explore/task", headers={"if-none-match": tag}).status_code == 200
+    assert own_hub.http.get("/explore/task", headers={"if-none-match": tag}).status_code == 304
+    fill(own_hub, [entry(name="new", task="nli")])
+    assert own_hub.http.get("/explore/task", headers={"if-none-match": tag}).status_code == 200
 
 
 def test_static_files_are_fingerprinted_compressed_and_only_those(published: Hub) -> None:
@@ -295,13 +312,13 @@ def test_pages_work_below_a_path_prefix(published: Hub) -> None:
 
 
 def test_a_static_export_has_every_page_whole_with_its_twin_and_no_link_that_needs_a_server(
-    published: Hub, tmp_path: Path
+    own_hub: Hub, tmp_path: Path
 ) -> None:
     from adapterhub.server.operations.export import export_static
 
-    fill(published, [entry("many", name=f"adapter-{n}", task="nli", subtask="multinli") for n in range(130)])
+    fill(own_hub, [entry("many", name=f"adapter-{n}", task="nli", subtask="multinli") for n in range(130)])
     folder = tmp_path / "export"
-    export_static(published.storage, published.settings, folder)
+    export_static(own_hub.storage, own_hub.settings, folder)
 
     def file_of(address: str) -> Path:
         path = folder / address.lstrip("/")

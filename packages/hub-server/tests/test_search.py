@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Iterator
 from typing import Any
 
+import hub as hub_module
 import pytest
 from hub import Hub
 from records import entry, fill
@@ -14,6 +16,7 @@ from adapterhub.server.catalogue.listings import rank_of
 from adapterhub.server.catalogue.tables import explore_cells, explore_pairs, facet_counts, listings
 from adapterhub.server.search import candidates, service
 from adapterhub.server.search.words import query_words, split_words
+from adapterhub.server.settings import Settings
 from adapterhub.server.storage.changes import project, rebuild_all
 from adapterhub.server.storage.tables import adapters
 
@@ -24,47 +27,48 @@ def found(hub: Hub, **params: Any) -> list[str]:
     return [item["adapter_id"] for item in answer.json()["items"]]
 
 
-@pytest.fixture
-def shelf(hub: Hub) -> Hub:
-    fill(
-        hub,
-        [
-            (entry(name="bert-sst2"), {"downloads": 3, "description": "Polarity of movie reviews."}),
-            (entry(name="bert-imdb", subtask="imdb"), {"downloads": 900, "description": "Polarity of long reviews."}),
-            (
-                entry(
-                    name="roberta-mnli",
-                    task="nli",
-                    subtask="multinli",
-                    model="roberta-base",
-                    config="houlsby",
-                    using="houlsby",
-                    license="MIT",
-                ),
-                {"downloads": 50},
-            ),
-            (
-                entry(
-                    name="xlmr-sw", task="sw", subtask="wiki", type="text_lang", model="xlm-roberta-base", language="sw"
-                ),
-                {"downloads": 10},
-            ),
-            (
-                entry(
-                    "other",
-                    name="gpt-lora",
-                    task="lm",
-                    subtask="poem",
-                    model="gpt2",
-                    config="lora",
-                    using="lora",
-                    license="Apache-2.0",
-                ),
-                {},
-            ),
-        ],
-    )
-    return hub
+@pytest.fixture(scope="module")
+def shelf(stores: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A hub with five adapters, shared by the tests that only ask."""
+    data = tmp_path_factory.mktemp("search") / "hub"
+    with hub_module.serve(Settings(data=data, log_level="warning", **stores.make(data))) as running:
+        fill(running, _SHELF)
+        yield running
+
+
+_SHELF: list[Any] = [
+    (entry(name="bert-sst2"), {"downloads": 3, "description": "Polarity of movie reviews."}),
+    (entry(name="bert-imdb", subtask="imdb"), {"downloads": 900, "description": "Polarity of long reviews."}),
+    (
+        entry(
+            name="roberta-mnli",
+            task="nli",
+            subtask="multinli",
+            model="roberta-base",
+            config="houlsby",
+            using="houlsby",
+            license="MIT",
+        ),
+        {"downloads": 50},
+    ),
+    (
+        entry(name="xlmr-sw", task="sw", subtask="wiki", type="text_lang", model="xlm-roberta-base", language="sw"),
+        {"downloads": 10},
+    ),
+    (
+        entry(
+            "other",
+            name="gpt-lora",
+            task="lm",
+            subtask="poem",
+            model="gpt2",
+            config="lora",
+            using="lora",
+            license="Apache-2.0",
+        ),
+        {},
+    ),
+]
 
 
 def test_words_of_names_tasks_models_methods_publishers_and_descriptions_find_an_adapter(shelf: Hub) -> None:
@@ -292,8 +296,9 @@ def test_counters_and_index_kept_up_to_date_equal_those_computed_anew(hub: Hub) 
     assert [rows for rows in state() if rows] == []
 
 
-def test_a_projection_of_nothing_changes_nothing(shelf: Hub) -> None:
-    with shelf.storage.database.write() as connection:
+def test_a_projection_of_nothing_changes_nothing(hub: Hub) -> None:
+    fill(hub, _SHELF)
+    with hub.storage.database.write() as connection:
         before = connection.execute(select(facet_counts)).all()
         project(connection, [1, 2, 3, 4, 5])
         assert connection.execute(select(facet_counts)).all() == before
