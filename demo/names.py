@@ -10,7 +10,7 @@ from pathlib import Path
 from demo import learning
 from demo.hub import Hub, command
 from demo.inputs import MODEL_NAME
-from demo.report import Report
+from demo.report import Report, console
 from demo.snippets import Snippet
 
 
@@ -59,4 +59,6 @@ def check(hub: Hub, report: Report, model_folder: Path, work: Path, train: list[
         ambiguous.returncode == 4 and listed and "Traceback" not in ambiguous.stderr,
         "with a second adapter of that name, 'movie' is ambiguous (status 4) and both candidates are listed",
     )
+    if not listed:
+        console.print(f"  status {ambiguous.returncode}: {ambiguous.stdout}{ambiguous.stderr}")
     return ["movie → " + str(full_id)]

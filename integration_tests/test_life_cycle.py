@@ -113,12 +113,23 @@ def test_the_whole_life_cycle(
 def test_a_second_publisher_makes_the_short_name_ambiguous(
     trained: tuple[Path, torch.Tensor], hub: Hub, cli: Cli, tiny_models: Path, tmp_path: Path
 ) -> None:
-    for name in ("first", "second"):
+    hub.administer("org", "create", "reader")
+    reader = {"ADAPTERHUB_TOKEN": hub.administer("token", "create", "--org", "reader")}
+
+    def publish(name: str) -> None:
         hub.administer("org", "create", name)
         token = hub.administer("token", "create", "--org", name)
-        pushed = cli("push", str(trained[0]), f"topic/letters@{name}", "--version", "1.0", ADAPTERHUB_TOKEN=token)
+        elsewhere = {"ADAPTERHUB_TOKEN": token, "ADAPTERHUB_CACHE": str(tmp_path / name)}
+        pushed = cli("push", str(trained[0]), f"topic/letters@{name}", "--version", "1.0", **elsewhere)
         assert pushed.returncode == 0, pushed.stderr
-    found = cli("resolve", "letters", "--model", "bert-base-uncased")
+
+    publish("first")
+    for who in ({}, reader):
+        assert cli("resolve", "letters", "--model", "bert-base-uncased", **who).returncode == 0
+    publish("second")
+    for who in ({}, reader):  # also for those who asked a moment ago, with a token or without
+        found = cli("resolve", "letters", "--model", "bert-base-uncased", **who)
+        assert found.returncode == 4, found.stderr
     assert found.returncode == 4
     assert "topic/letters@first" in found.stderr and "topic/letters@second" in found.stderr
     assert "Traceback" not in found.stderr

@@ -20,6 +20,7 @@ __all__ = ["HubSource"]
 
 MANIFEST_CAP = 1024 * 1024
 _MAX_AGE = re.compile(r"max-age=(\d{1,9})")
+_ASK_EACH_TIME = re.compile(r"\b(no-cache|no-store)\b")
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
 
 
@@ -37,7 +38,9 @@ class HubSource:
         answer = self.transport.request(
             "GET", quote(path, safe="/"), headers=headers, accept=(304, 404, 410), retry=patient
         )
-        told = _MAX_AGE.search(answer.headers.get("cache-control", ""))
+        control = answer.headers.get("cache-control", "").lower()
+        told = _MAX_AGE.search(control)
+        max_age = 0 if _ASK_EACH_TIME.search(control) else int(told[1]) if told else None
         serial = answer.headers.get("adapterhub-serial", "")
         state = {304: "unchanged", 404: "absent", 410: "absent"}.get(answer.status, "found")
         if state == "found" and "text/html" in answer.headers.get("content-type", ""):
@@ -49,7 +52,7 @@ class HubSource:
             state=state,
             body=answer.body if state == "found" else b"",
             etag=answer.headers.get("etag"),
-            max_age=int(told[1]) if told else None,
+            max_age=max_age,
             serial=int(serial) if serial.isdigit() else None,
         )
 
