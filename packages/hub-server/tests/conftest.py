@@ -23,6 +23,7 @@ from adapter_folder import write_folder
 from hub import Hub
 
 from adapterhub.server.settings import Settings
+from adapterhub.server.storage.database import open_database
 
 BACKENDS = [name for name in os.environ.get("ADAPTERHUB_TEST_BACKENDS", "sqlite").split(",") if name]
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "testing")
@@ -54,11 +55,16 @@ def postgresql() -> Iterator[Callable[[], dict[str, str]]]:
     with tempfile.TemporaryDirectory(prefix="ahpg", ignore_cleanup_errors=True) as folder:
         server = pgserver.get_server(folder)
 
+        def address(name: str) -> str:
+            return server.get_uri().replace("postgresql://", "postgresql+psycopg://").replace("/postgres?", f"/{name}?")
+
+        server.psql("CREATE DATABASE migrated")  # made by the migrations once, copied for each test
+        open_database(Settings(database_url=address("migrated"))).close()
+
         def make() -> dict[str, str]:
             name = f"hub_{secrets.token_hex(6)}"
-            server.psql(f"CREATE DATABASE {name}")
-            uri = server.get_uri().replace("postgresql://", "postgresql+psycopg://").replace("/postgres?", f"/{name}?")
-            return {"database_url": uri}
+            server.psql(f"CREATE DATABASE {name} TEMPLATE migrated")
+            return {"database_url": address(name)}
 
         try:
             yield make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -53,7 +54,9 @@ def run(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
     listener = bind(host, port)
     address = listener.getsockname()
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+    _raise_file_limit()
     options: dict[str, Any] = {
+        "http": _protocol(settings),
         "log_config": None,
         "access_log": False,
         "server_header": False,
@@ -80,6 +83,61 @@ def run(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
         )
     finally:
         shutil.rmtree(counters, ignore_errors=True)
+
+
+def _raise_file_limit() -> None:
+    """Every connection is an open file: take as many as the system gives."""
+    try:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ImportError, ValueError, OSError):
+        return
+
+
+def _protocol(settings: Settings) -> Any:
+    """uvicorn's HTTP protocol, with an end to patience for connections that do not get as far as a request."""
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    except ImportError:
+        return "auto"
+
+    class Protocol(HttpToolsProtocol):
+        _waiting: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._expect()
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._expect()
+
+        def on_headers_complete(self) -> None:
+            self._relax()
+            super().on_headers_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._relax()
+            super().connection_lost(exc)
+
+        def _expect(self) -> None:
+            if self._waiting is None:
+                self._waiting = asyncio.get_running_loop().call_later(settings.header_seconds, self._too_late)
+
+        def _relax(self) -> None:
+            if self._waiting is not None:
+                self._waiting.cancel()
+                self._waiting = None
+
+        def _too_late(self) -> None:
+            self._waiting = None
+            if not self.transport.is_closing():
+                self.transport.close()
+
+    return Protocol
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

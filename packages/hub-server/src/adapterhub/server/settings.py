@@ -33,6 +33,8 @@ class Settings:
         organisation_bytes: bytes an organisation may store, unless it has a limit of its own.
         organisation_versions_per_day: versions an organisation may publish in 24 hours.
         upload_hours: how long an unfinished upload is kept.
+        header_seconds: a connection that has sent no whole request head by then is closed.
+        body_seconds: a request whose body brings nothing for so long is answered 408.
         delete_hours: how long after publishing a version may be deleted.
         rate_per_minute: requests a minute for one anonymous address; 0 switches limits off.
         rate_per_minute_token: requests a minute for one token.
@@ -58,6 +60,8 @@ class Settings:
     organisation_bytes: int = 100 * 1024 * MIB
     organisation_versions_per_day: int = 10_000
     upload_hours: float = 24.0
+    header_seconds: float = 20.0
+    body_seconds: float = 60.0
     delete_hours: float = 72.0
     rate_per_minute: int = 0
     rate_per_minute_token: int = 0

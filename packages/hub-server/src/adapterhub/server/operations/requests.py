@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -84,6 +85,11 @@ class RequestLayer:
                 await _send_problem(answer, request_id, *refused)
                 return
             await self.app(scope, self._limited(scope, receive), answer)
+        except TimeoutError:
+            if status:
+                raise
+            detail = f"Nothing of the body came for {self.settings.body_seconds:g} seconds."
+            await _send_problem(answer, request_id, 408, detail)
         except _TooLarge as error:
             if status:
                 raise
@@ -117,11 +123,14 @@ class RequestLayer:
         return self.settings.max_validate_bytes if path == "/v1/validate" else self.settings.max_request_bytes
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
+        if scope["method"] in ("GET", "HEAD"):
+            return receive  # a body has no meaning here, and waiting for the caller to hang up has no limit
         limit, seen = self._limit(scope), 0
 
         async def take() -> Message:
             nonlocal seen
-            message = await receive()
+            async with asyncio.timeout(self.settings.body_seconds):
+                message = await receive()
             if message["type"] == "http.request":
                 seen += len(message.get("body", b""))
                 if seen > limit:
@@ -163,7 +172,7 @@ async def _send_problem(send: Callable[[Message], Awaitable[None]], request_id: 
     body = json.dumps(
         {
             "type": f"urn:adapterhub:problem:{code}",
-            "title": {413: "Too large", 415: "Unsupported encoding", 429: "Too many requests"}.get(
+            "title": {413: "Too large", 415: "Unsupported encoding", 429: "Too many requests", 408: "Too slow"}.get(
                 status, "Bad request"
             ),
             "status": status,

@@ -296,4 +296,5 @@ def insert_missing(connection: Connection, table: Any, values: dict[str, Any]) -
 
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
-    return bool(connection.execute(statement).rowcount)
+    # a count of rows would be -1 with some drivers, so the row itself is asked for
+    return connection.execute(statement.returning(*table.primary_key.columns)).first() is not None

@@ -26,7 +26,7 @@ __all__ = ["CHUNK", "DIGEST", "BlobStore", "Part", "open_blob_store"]
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 CHUNK = 1024 * 1024
-_WRITE_BUFFER = 8 * CHUNK
+_PART_OF_OBJECT = 8 * CHUNK  # object stores take parts of 5 MiB and more
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class BlobStore:
         self.store = store
         self.folder = folder
         self.shown = shown
+        self._buffer = CHUNK if folder is not None else _PART_OF_OBJECT
 
     @staticmethod
     def path_of(digest: str) -> str:
@@ -99,7 +100,7 @@ class BlobStore:
         """Store what `pieces` give; returns digest and size. Raises IntegrityError if that is not `expected`."""
         path = f"uploads/direct/{secrets.token_hex(16)}"
         hashed, size = hashlib.sha256(), 0
-        with obstore.open_writer(self.store, path, buffer_size=_WRITE_BUFFER) as writer:
+        with obstore.open_writer(self.store, path, buffer_size=self._buffer) as writer:
             for piece in pieces:
                 hashed.update(piece)
                 size += len(piece)
@@ -121,7 +122,7 @@ class BlobStore:
         path = f"uploads/{upload}/{start:020d}-{secrets.token_hex(8)}"
         hashed, size = hashlib.sha256(), 0
         failure: Exception | None = None
-        writer = obstore.open_writer_async(self.store, path, buffer_size=_WRITE_BUFFER)
+        writer = obstore.open_writer_async(self.store, path, buffer_size=self._buffer)
         async with writer:
             try:
                 async for piece in pieces:
@@ -156,7 +157,7 @@ class BlobStore:
             return digest
         path = f"uploads/joined/{secrets.token_hex(16)}"
         hashed = hashlib.sha256()
-        with obstore.open_writer(self.store, path, buffer_size=_WRITE_BUFFER) as writer:
+        with obstore.open_writer(self.store, path, buffer_size=self._buffer) as writer:
             for part in parts:
                 for piece in obstore.get(self.store, part.path).stream(min_chunk_size=CHUNK):
                     hashed.update(piece)

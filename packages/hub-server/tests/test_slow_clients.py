@@ -1,0 +1,83 @@
+"""Clients that hang on: idle connections, endless heads, dripping bodies. Reads go on, and patience has an end."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import hub as hub_module
+import pytest
+from adapter_folder import write_folder
+from hub import Hub, digest_of, publish
+
+from adapterhub.server.settings import Settings
+
+
+@pytest.fixture
+def impatient(settings: Settings) -> Iterator[Hub]:
+    """A hub that waits for nothing longer than a second."""
+    with hub_module.serve(dataclasses.replace(settings, header_seconds=1.0, body_seconds=1.0)) as running:
+        yield running
+
+
+def connect(hub: Hub) -> socket.socket:
+    host, port = hub.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def everything(connection: socket.socket) -> bytes:
+    found = b""
+    try:
+        while piece := connection.recv(65536):
+            found += piece
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def test_reads_go_on_while_hundreds_hang_on(impatient: Hub, tmp_path: Path) -> None:
+    client = impatient.member("demo")
+    publish(client, write_folder(tmp_path / "a"), name="mine").raise_for_status()
+    idle = [connect(impatient) for _ in range(200)]
+    endless = [connect(impatient) for _ in range(100)]
+    for connection in endless:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+    dripping = [connect(impatient) for _ in range(50)]
+    token = impatient.token(1)
+    head = f"POST /v1/uploads?digest={digest_of(b'')} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+    for connection in dripping:
+        connection.sendall(f"{head}Content-Length: 1000\r\n\r\na".encode())
+    for _ in range(20):
+        assert impatient.http.get("/v1/resolve", params={"ref": "@demo/mine"}).status_code == 200
+    assert [everything(connection) for connection in idle + endless] == [b""] * 300
+    answers = [everything(connection) for connection in dripping]
+    assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in answers), answers[:2]
+    assert impatient.http.get("/healthz").status_code == 200
+    for connection in idle + endless + dripping:
+        connection.close()
+
+
+def test_a_slow_but_steady_upload_is_fine(impatient: Hub) -> None:
+    client = impatient.member("demo")
+    body = b"slow and steady"
+
+    def letters() -> Iterator[bytes]:
+        for letter in body:
+            yield bytes([letter])
+            time.sleep(0.1)
+
+    answer = client.post("/v1/uploads", params={"digest": digest_of(body)}, content=letters())
+    assert answer.status_code == 201
+
+
+def test_a_head_without_end_is_cut_off(impatient: Hub) -> None:
+    with connect(impatient) as connection:
+        try:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-Long: " + b"a" * 10_000_000)
+        except (ConnectionResetError, BrokenPipeError):
+            return
+        answer = everything(connection)
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
