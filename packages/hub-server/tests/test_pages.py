@@ -265,6 +265,14 @@ def test_an_unchanged_page_answers_304_and_a_changed_one_does_not(own_hub: Hub) 
     assert own_hub.http.get("/explore/task", headers={"if-none-match": tag}).status_code == 200
 
 
+def test_pages_answer_head_and_tell_shared_caches_to_keep_out_of_what_a_token_shows(published: Hub) -> None:
+    for path in ("/", "/search", adapter_path(published)):
+        head = published.http.head(path)
+        assert head.status_code == 200 and head.content == b""
+    assert published.http.get("/search").headers["cache-control"] == "no-cache"
+    assert published.operator().get("/search").headers["cache-control"].startswith("private")
+
+
 def test_static_files_are_fingerprinted_compressed_and_only_those(published: Hub) -> None:
     for tag, attributes in page(published, "/").tags:
         address = attributes.get("src") if tag == "script" else attributes.get("href") if tag == "link" else None

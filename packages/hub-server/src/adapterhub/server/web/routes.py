@@ -44,7 +44,11 @@ _SUFFIXES = {".css", ".js", ".svg", ".txt"}
 
 
 class PageRoute(APIRoute):
-    """A route that answers its failures with a page instead of a problem document."""
+    """A route that answers HEAD as well, and its failures with a page instead of a problem document."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self.methods = {*(self.methods or ()), "HEAD"}
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -93,8 +97,9 @@ def site_of(request: Request) -> Site:
 
 @router.get("/")
 def landing(request: Request, storage: StorageOf) -> Response:
+    site = site_of(request)
     with storage.database.read() as connection:
-        return _answer(request, pages.landing_page(connection, site_of(request)))
+        return _answer(request, _kept(request, connection, ("", site), lambda: pages.landing_page(connection, site)))
 
 
 @router.get("/explore")
@@ -254,6 +259,8 @@ def _adapter_path(request: Request) -> str:
 def _answer(request: Request, body: str, status: int = 200, media_type: str = "text/html; charset=utf-8") -> Response:
     data = body.encode()
     headers = dict(_HEADERS)
+    if "authorization" in request.headers:  # may hold what only this reader may see
+        headers["Cache-Control"] = "private, no-cache"
     if status == 200:
         tag = f'"{hashlib.sha256(data).hexdigest()[:24]}"'
         headers["ETag"] = f"W/{tag}"
