@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import tempfile
 from typing import Any
 
 import pytest
@@ -50,6 +52,7 @@ def contract(model: Any) -> None:
     for setup in (ah.Stack("a", "b"), ah.Fuse("a", "b")):
         model.active_adapters = setup
         assert torch.isfinite(output_of(model, inputs)).all()
+    save_and_load(model, inputs)
     model.train_adapter("a")
     (output,) = [value for value in [model(**inputs)] for value in [getattr(value, "last_hidden_state", None)]]
     if output is not None:
@@ -61,6 +64,17 @@ def contract(model: Any) -> None:
     ah.detach(model)
     assert list(model.state_dict()) == keys
     assert torch.equal(output_of(model, inputs), before)
+
+
+def save_and_load(model: Any, inputs: Any) -> None:
+    """What is saved gives, on another model with the same weights, the same output to the last bit."""
+    twin = ah.detach(copy.deepcopy(model))
+    ah.init(twin)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_adapter(folder, "a")
+        name = twin.load_adapter(folder, set_active=True)  # type: ignore[operator]
+    model.active_adapters = name
+    assert torch.equal(output_of(twin, inputs), output_of(model, inputs))
 
 
 def output_of_rows(model: Any, inputs: Any, names: list[str | None]) -> torch.Tensor:

@@ -18,7 +18,7 @@ from adapterhub.core.dummy import dummy_inputs
 from adapterhub.core.families import LayerPlace, Layout, SublayerPlace
 from adapterhub.spec.errors import UnsupportedModelError
 
-__all__ = ["check_identity", "quiet"]
+__all__ = ["check_identity", "problems_of", "quiet"]
 
 
 @dataclass(slots=True)
@@ -39,6 +39,26 @@ def check_identity(model: nn.Module, base: nn.Module, layout: Layout) -> None:
     """
     if any(parameter.device.type == "meta" for parameter in base.parameters()):
         return
+    try:
+        found = problems_of(base, layout)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"The {layout.family} sites of {type(model).__name__} could not be verified: one small forward failed with "
+            f"{type(error).__name__}: {error}",
+            hint="Pass verify=False if you know that the family holds for this model.",
+        ) from error
+    problems = list(found.values())
+    if problems:
+        raise UnsupportedModelError(
+            f"The family {layout.family!r} does not hold for {type(model).__name__}: {'; '.join(problems[:3])}"
+            f"{f'; and {len(problems) - 3} more sites' if len(problems) > 3 else ''}.",
+            hint="Write a family file that says where h, r and the norm are; spec/families has examples.",
+            details={"problems": problems},
+        )
+
+
+def problems_of(base: nn.Module, layout: Layout) -> dict[str, str]:
+    """What one small forward shows to be wrong, by the key of the sublayer."""
     modules = dict(base.named_modules(remove_duplicate=False))
     events: list[_Event] = []
     handles: list[Any] = []
@@ -49,23 +69,10 @@ def check_identity(model: nn.Module, base: nn.Module, layout: Layout) -> None:
     try:
         with quiet(base):
             base(**dummy_inputs(base))
-    except Exception as error:
-        raise UnsupportedModelError(
-            f"The {layout.family} sites of {type(model).__name__} could not be verified: one small forward failed with "
-            f"{type(error).__name__}: {error}",
-            hint="Pass verify=False if you know that the family holds for this model.",
-        ) from error
     finally:
         for handle in handles:
             handle.remove()
-    problems = [problem for place in layout.sublayers if (problem := _problem(place, events))]
-    if problems:
-        raise UnsupportedModelError(
-            f"The family {layout.family!r} does not hold for {type(model).__name__}: {'; '.join(problems[:3])}"
-            f"{f'; and {len(problems) - 3} more sites' if len(problems) > 3 else ''}.",
-            hint="Write a family file that says where h, r and the norm are; spec/families has examples.",
-            details={"problems": problems},
-        )
+    return {place.key: problem for place in layout.sublayers if (problem := _problem(place, events))}
 
 
 @contextmanager
@@ -137,8 +144,9 @@ def _problem(place: SublayerPlace, events: list[_Event]) -> str | None:
         residual = next((e.value for e in reversed(events[:spot]) if e.kind == "residual" and e.place is place), None)
         if residual is None:
             return f"{place.key}: no residual was seen at {place.residual}"
-        if residual.shape != hidden.shape:
+        if residual.numel() != hidden.numel() or residual.shape[-1] != hidden.shape[-1]:
             return f"{place.key}: h is {tuple(hidden.shape)} and r is {tuple(residual.shape)}"
+        residual = residual.reshape(hidden.shape)  # rows and tokens may be flattened
         if hidden.shape[-1] != place.layer.width:
             return f"{place.key}: h has size {hidden.shape[-1]}, the config says {place.layer.width}"
         others = [e for e in events if e.kind == "output" and e.place is not place and _same_layer(e.place, place)]

@@ -3,7 +3,7 @@
 Every call of every module is recorded. In each layer the value of the residual stream is followed: a sublayer is found where
 (stream + output of a module) is, to the last bit, what a later module or the end of the layer gets. If that reader is a norm
 whose output goes on as the stream, the layer is post-LN there. Blocks that add two outputs at once (parallel attention and
-feed-forward) are found the same way. What is found is then verified like a family file.
+feed-forward) are found the same way. Of what is found only those places count that then pass the identity check.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapterhub.core.checking import first_tensor, quiet
+from adapterhub.core.checking import first_tensor, problems_of, quiet
 from adapterhub.core.dummy import dummy_inputs
 from adapterhub.core.families import EmbeddingPlace, LayerPlace, Layout, SublayerPlace
 from adapterhub.core.roles import attention_of, linears_of
@@ -132,7 +132,26 @@ def discover(base: nn.Module) -> Layout:
             hint="Write a family file (see spec/families) and pass it: init(model, family=…).",
             details={"layers": empty},
         )
-    return Layout("discovered", tuple(sublayers), tuple(layers), _embedding(base, recording, layers))
+    layout = Layout("discovered", tuple(sublayers), tuple(layers), _embedding(base, recording, layers))
+    return _verified(base, layout)
+
+
+def _verified(base: nn.Module, layout: Layout) -> Layout:
+    """Only the places that pass the identity check.
+
+    Raises:
+        UnsupportedModelError: none does.
+    """
+    wrong = problems_of(base, layout)
+    kept = tuple(place for place in layout.sublayers if place.key not in wrong)
+    if not kept:
+        raise UnsupportedModelError(
+            f"None of the places found in {type(base).__name__} is where h + r goes on as it is: "
+            f"{'; '.join(list(wrong.values())[:3])}.",
+            hint="Write a family file (see spec/families) and pass it: init(model, family=…).",
+            details={"problems": list(wrong.values())},
+        )
+    return replace(layout, sublayers=kept)
 
 
 def _record(base: nn.Module) -> _Recording:

@@ -97,7 +97,7 @@ class Site:
         """Device and floating type of the model around the site: where new parameters go."""
         near = None if self.anchor is None else next(iter(self.anchor._parameters.values()), None)
         if near is not None and _is_plain(near):
-            return near.device, near.dtype
+            return self._placed(near.device), near.dtype
         device = None
         for module in (self.host, self.pool.base_model):
             for part in module.modules():
@@ -107,8 +107,17 @@ class Site:
                     device = device or parameter.device
                     if _is_plain(parameter):
                         self.anchor = part
-                        return parameter.device, parameter.dtype
-        return device or torch.device("cpu"), torch.get_default_dtype()
+                        return self._placed(parameter.device), parameter.dtype
+        return self._placed(device or torch.device("cpu")), torch.get_default_dtype()
+
+    def _placed(self, device: torch.device) -> torch.device:
+        """Where a layer runs whose weights accelerate keeps elsewhere; else the device itself."""
+        if device.type == "meta":
+            for module in self.host.modules():
+                there = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+                if there is not None:
+                    return torch.device(there)
+        return device
 
 
 def _is_plain(parameter: nn.Parameter) -> bool:
@@ -301,6 +310,8 @@ def _adapt_sublayer(site: SublayerSite, module: nn.Module, args: tuple[Any, ...]
     residual = site.kept.take() if operation.needs_residual or site.place.shared else None
     if site.place.shared and residual is None:
         return None  # the call of another sublayer
+    if residual is not None and residual.shape != hidden.shape:
+        residual = residual.reshape(hidden.shape)  # one of them has rows and tokens flattened
     if site.before is not None and residual is not None:
         residual = site.first.take() + residual
     if hidden.dim() == 2 and (rows := operation.planned()) is not None:  # rows were flattened, as OPT does
