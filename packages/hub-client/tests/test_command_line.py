@@ -235,3 +235,37 @@ def test_it_says_when_the_hub_does_not_answer_but_the_copy_will_do(
     assert main(["pull", "sst-2", "-m", MODEL]) == 0
     _, err = capsys.readouterr()
     assert err.count("Note:") == 1 and "does not answer" in err
+
+
+def test_several_adapters_are_pulled_side_by_side_under_one_display(
+    sst2: Export, adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    """On a terminal, where the bars are drawn."""
+    import pty
+
+    names = ["sst-2"]
+    for number in range(3):
+        sst2.publish(adapter(f"more-{number}", hidden=768, seed=number + 50), f"more/set-{number}@ukp", version="1")
+        names.append(f"set-{number}")
+    command = str(Path(sys.executable).parent / "adapterhub")
+    master, slave = pty.openpty()
+    environment = {**os.environ, "ADAPTERHUB_ENDPOINT": str(sst2.folder), "TERM": "xterm"}
+    done = subprocess.run(
+        [command, "pull", *names, "--model", MODEL],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        text=True,
+        check=False,
+    )
+    os.close(slave)
+    drawn = os.read(master, 100_000).decode(errors="replace")
+    os.close(master)
+    assert done.returncode == 0, drawn
+    folders = [Path(line) for line in done.stdout.split()]
+    assert len(folders) == 4 and all((folder / "adapter.safetensors").is_file() for folder in folders)
+    assert "@ukp/" in drawn and "Traceback" not in drawn and "LiveError" not in drawn
+    code = subprocess.run(
+        [command, "pull", "sst-2", "nothing", "--model", MODEL], env=environment, capture_output=True, check=False
+    )
+    assert code.returncode == 3

@@ -710,6 +710,8 @@ def _alive(path: Path) -> bool:
         return False
     if int(number) == os.getpid():
         return True
+    if os.name == "nt":  # there, signal 0 is no question but Ctrl-C
+        return age < 600.0
     try:
         os.kill(int(number), 0)
     except ProcessLookupError:

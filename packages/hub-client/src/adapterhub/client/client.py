@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -120,6 +121,7 @@ class HubClient:
         self.locked = locked
         self._lockfile = lockfile
         self._notice = notice
+        self._lock = threading.RLock()
         self._sources: dict[str, Source] = {}
         self._indexes: dict[str, IndexFiles] = {}
 
@@ -195,10 +197,11 @@ class HubClient:
             except _FOUND_WRONG:
                 if index.offline:
                     raise
+        unasked: set[str] = set()
         try:
-            return self._look_up(parsed, index, asked, aliases), hub
+            return self._look_up(parsed, index, asked, aliases, unasked=unasked), hub
         except _FOUND_WRONG as error:
-            if not index.unasked or index.offline:
+            if not unasked or index.offline:
                 if isinstance(error, AdapterNotFoundError):
                     raise self._explain(error, parsed, hub, asked, aliases) from error
                 raise
@@ -217,14 +220,14 @@ class HubClient:
         *,
         accept_stale: bool = False,
         refresh: bool = False,
+        unasked: set[str] | None = None,
     ) -> Resolution:
         """Resolve over the index files the reference needs. An exact match needs no alias table, so it is not fetched."""
-        index.unasked.clear()
         read: dict[str, bytes | None] = {}
 
         def contents(paths: list[str]) -> dict[str, bytes | None]:
             missing = [path for path in paths if path not in read]
-            read.update(index.read(missing, accept_stale=accept_stale, refresh=refresh))
+            read.update(index.read(missing, accept_stale=accept_stale, refresh=refresh, unasked=unasked))
             return {path: read[path] for path in paths}
 
         def once(table: Mapping[str, str]) -> Resolution:
@@ -463,7 +466,8 @@ class HubClient:
                 folder = self._fetch(found, hub, progress)
             except (AdapterNotFoundError, IntegrityError):
                 # the copy of the index may be broken or outdated: ask for it anew, and give up if it says the same
-                if isinstance(reference, Resolution) or self.settings.offline or not self._index(hub).unasked:
+                locked = self.locked or self._lockfile is not None
+                if isinstance(reference, Resolution) or self.settings.offline or locked:
                     raise
                 asked = {"model_name": model_name, "config": config, "version": version, "type": type}
                 again = self._look_up(parse_reference(reference), self._index(hub), asked, None, refresh=True)
@@ -644,16 +648,20 @@ class HubClient:
 
     def sync(self, path: str | os.PathLike[str] | None = None, *, progress: bool | None = None) -> dict[str, Path]:
         """Download everything the lock file lists. Returns reference → folder."""
-        from adapterhub.client.lockfile import LOCKFILE, Lockfile
+        from concurrent.futures import ThreadPoolExecutor
+
+        from adapterhub.client.lockfile import LOCKFILE, Locked, Lockfile
 
         file = Lockfile(Path(path)) if path is not None else (self.lockfile or Lockfile(LOCKFILE))
         kept, self._lockfile = self._lockfile, file
         try:
-            found = {}
-            for item in file.items():
-                asked = _from_context(item.context)
-                found[item.reference] = self.download(item.reference, **asked, progress=progress)
-            return found
+            items = file.items()
+            with ThreadPoolExecutor(4) as pool:
+
+                def one(item: Locked) -> Path:
+                    return self.download(item.reference, **_from_context(item.context), progress=progress)
+
+                return dict(zip((item.reference for item in items), pool.map(one, items), strict=True))
         finally:
             self._lockfile = kept
 
@@ -695,6 +703,10 @@ class HubClient:
 
     def source(self, hub: Hub) -> Source:
         """Where the files of `hub` come from."""
+        with self._lock:
+            return self._source(hub)
+
+    def _source(self, hub: Hub) -> Source:
         found = self._sources.get(hub.url)
         if found is None:
             if hub.is_folder:
@@ -736,6 +748,10 @@ class HubClient:
         )
 
     def _index(self, hub: Hub) -> IndexFiles:
+        with self._lock:
+            return self._index_files(hub)
+
+    def _index_files(self, hub: Hub) -> IndexFiles:
         found = self._indexes.get(hub.url)
         if found is None:
             source = self.source(hub)

@@ -248,8 +248,10 @@ def _download(file: FileOf, source: Source, cache: Cache, advance: Callable[[int
 
 
 def _folder_name(name: str) -> str:
-    """The adapter's name as a folder."""
-    return name if name not in (".", "..") and "/" not in name else "adapter"
+    """The adapter's name as a folder that every system allows."""
+    from adapterhub.spec.validation.path_names import name_problem
+
+    return "adapter" if name_problem(name) or name.startswith(".") else name
 
 
 def copy_folder(folder: Path, target: Path) -> Path:

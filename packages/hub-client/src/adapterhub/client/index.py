@@ -103,30 +103,39 @@ class IndexFiles:
         hub = source.hub
         key = hashlib.sha256(f"{hub.url} {reader}".strip().encode()).hexdigest()[:16]
         self._folder = f"{re.sub('[^a-z0-9.-]', '-', hub.name)}-{key}"
-        #: paths whose copy was used in this object's life without asking the hub
-        self.unasked: set[str] = set()
         self._warned = False
         self._down = False
 
     def read(
-        self, paths: Iterable[str], *, accept_stale: bool = False, refresh: bool = False
+        self,
+        paths: Iterable[str],
+        *,
+        accept_stale: bool = False,
+        refresh: bool = False,
+        unasked: set[str] | None = None,
     ) -> dict[str, bytes | None]:
         """Bytes of each file, None for those the hub does not have.
 
         Args:
             accept_stale: a copy of any age will do (the caller wants something that never changes).
             refresh: ask even where the copy is fresh.
+            unasked: gets the paths whose copy was used without asking the hub.
         """
+        noted = set() if unasked is None else unasked
         wanted = list(dict.fromkeys(paths))
         if len(wanted) < 2 or self.offline:
-            return {path: self.get(path, accept_stale=accept_stale, refresh=refresh) for path in wanted}
+            return {path: self.get(path, accept_stale=accept_stale, refresh=refresh, unasked=noted) for path in wanted}
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(min(8, len(wanted))) as pool:
-            found = pool.map(lambda path: self.get(path, accept_stale=accept_stale, refresh=refresh), wanted)
+            found = pool.map(
+                lambda path: self.get(path, accept_stale=accept_stale, refresh=refresh, unasked=noted), wanted
+            )
             return dict(zip(wanted, found, strict=True))
 
-    def get(self, path: str, *, accept_stale: bool = False, refresh: bool = False) -> bytes | None:
+    def get(
+        self, path: str, *, accept_stale: bool = False, refresh: bool = False, unasked: set[str] | None = None
+    ) -> bytes | None:
         """Bytes of one file, None if the hub does not have it.
 
         Raises:
@@ -141,7 +150,8 @@ class IndexFiles:
             age = self.clock() - copy.fetched_at
             fresh = 0 <= age < copy.max_age  # a clock set back makes every copy old
             if self.offline or accept_stale or (fresh and not refresh):
-                self.unasked.add(path)
+                if unasked is not None:
+                    unasked.add(path)
                 return copy.body
         elif self.offline:
             raise OfflineError(
@@ -157,7 +167,6 @@ class IndexFiles:
                 raise
             self._warn(error)
             return copy.body
-        self.unasked.discard(path)
         if answer.state == "unchanged" and copy is not None:
             answer = answer._replace(
                 body=copy.body or b"", etag=answer.etag or copy.etag, state="absent" if copy.body is None else "found"

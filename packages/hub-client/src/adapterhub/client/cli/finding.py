@@ -31,7 +31,9 @@ def search(
     type: Type = None,
     sort: Annotated[str | None, typer.Option("--sort", help="relevance, downloads, created or name.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many at most.")] = 20,
-    source: Source = "ah",
+    source: Annotated[
+        str, typer.Option("--source", "-s", help="ah, hf, all (both), or the name of a configured hub.")
+    ] = "ah",
     json: Json = False,
 ) -> None:
     """Find adapters by words and filters."""
@@ -39,7 +41,7 @@ def search(
 
     with HubClient() as client:
         found = client.list_adapters(
-            source,
+            None if source == "all" else source,
             model,
             query=query,
             task=task,

@@ -37,26 +37,35 @@ def pull(
     json: Json = False,
 ) -> None:
     """Download adapters, verify every byte, and print their folders."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from adapterhub.client.client import HubClient
 
-    with HubClient(locked=locked) as client:
-        folders = []
-        for reference in references:
-            target = (
-                local_dir / reference.strip("@").replace("/", "-") if local_dir and len(references) > 1 else local_dir
-            )
-            folder = client.download(
+    wanted = parse_config_option(config)
+    with HubClient(locked=locked) as client, ThreadPoolExecutor(min(4, len(references))) as pool:
+
+        def one(reference: str) -> Path:
+            several = local_dir is not None and len(references) > 1
+            return client.download(
                 reference,
                 model_name=model,
-                config=parse_config_option(config),
+                config=wanted,
                 version=version,
                 type=type,
                 source=source,
-                local_dir=target,
+                local_dir=local_dir / reference.strip("@").replace("/", "-") if local_dir and several else local_dir,
             )
-            folders.append(folder)
-            if not json:
-                print(folder)
+
+        folders = []
+        jobs = [pool.submit(one, reference) for reference in references]
+        try:
+            for job in jobs:
+                folders.append(job.result())
+                if not json:
+                    print(folders[-1])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if json:
         print_json([{"reference": ref, "path": str(path)} for ref, path in zip(references, folders, strict=True)])
 
