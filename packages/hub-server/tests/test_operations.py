@@ -10,6 +10,8 @@ import hub as hub_module
 import obstore
 import pytest
 from adapter_folder import write_folder
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
 from conftest import Stores
 from hub import Hub, digest_of, publish
 from sqlalchemy import create_engine, inspect, select, update
@@ -215,6 +217,11 @@ def test_the_migrations_make_the_schema_of_the_tables(settings: Settings) -> Non
             assert columns[column.name]["nullable"] == column.nullable, f"{table.name}.{column.name}"
         expected = {index.name for index in table.indexes}
         assert {index["name"] for index in found.get_indexes(table.name)} >= expected, table.name
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        left = [str(change) for change in compare_metadata(context, metadata)]
+    kept_by_hand = ("listings_text", "ix_listings_light", "ix_listings_tsv", "tsv", "listings_fts")
+    assert [change for change in left if not any(name in change for name in kept_by_hand)] == []
     assert bring_up_to_date(storage.database) == HEAD
     storage.close()
 
