@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import tempfile
 from typing import Any
 
@@ -199,3 +200,18 @@ def test_parallel_blocks_chain_whatever_was_hooked_first() -> None:
         with ah.AdapterSetup(ah.Stack("ffn", "both")), torch.no_grad():
             outputs.append(model(**dummy_inputs(model)).last_hidden_state)
     assert torch.equal(*outputs)
+
+
+def test_models_that_outgrew_their_family_file_are_discovered() -> None:
+    model: Any = shrunken("bert")
+    for layer in model.encoder.layer:  # as a later release might: the same numbers in other modules
+        layer.output.drop = layer.output.dropout
+        del layer.output.dropout
+        layer.output.forward = functools.partial(_output, layer.output)
+    contract(model)
+    ah.init(model)
+    assert ah.pool_of(model).layout.family == "discovered"
+
+
+def _output(module: Any, hidden_states: torch.Tensor, input_tensor: torch.Tensor) -> torch.Tensor:
+    return module.LayerNorm(module.drop(module.dense(hidden_states)) + input_tensor)

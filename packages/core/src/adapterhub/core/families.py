@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from adapterhub.spec.errors import UnsupportedModelError
 from adapterhub.spec.family import ModelFamily, SublayerSpec, TowerSpec, families_of, load_family
 
-__all__ = ["EmbeddingPlace", "LayerPlace", "Layout", "SublayerPlace", "lay_out", "legacy_hosts"]
+__all__ = ["EmbeddingPlace", "LayerPlace", "Layout", "SublayerPlace", "discovered", "lay_out", "legacy_hosts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ def lay_out(model: nn.Module, family: ModelFamily | str | None = None) -> tuple[
 
     Args:
         model: a transformers model, with or without head.
-        family: a family, its name, or None to look it up by `config.model_type`.
+        family: a family, its name, or None to look it up by `config.model_type`; where no file fits, the places are
+            discovered.
 
     Raises:
         UnsupportedModelError: no family fits; the message says what was looked for.
@@ -100,20 +101,34 @@ def lay_out(model: nn.Module, family: ModelFamily | str | None = None) -> tuple[
                 return base, _over(base, candidate, config)
             except _MissingError as error:
                 missing.append(f"{candidate.family}: {error}")
-    if family is None and not candidates:
-        composite = _composite(model)
-        if composite is not None:
-            return model, composite
-        from adapterhub.core.discovery import discover
-
-        base = next(bare_candidates(model))
-        return base, discover(base)
-    told = f" Tried {'; '.join(dict.fromkeys(missing))}." if missing else ""
+    if family is None:
+        composite = None if candidates else _composite(model)
+        return (model, composite) if composite is not None else discovered(model, missing)
     raise UnsupportedModelError(
-        f"No family file fits the model type {model_type!r} ({type(model).__name__}).{told}",
-        hint="Write one (spec/families has examples) and pass it: init(model, family=ModelFamily.from_file(path)).",
+        f"The family {family.family!r} does not fit {type(model).__name__}: {'; '.join(dict.fromkeys(missing))}.",
+        hint="Write one that does (spec/families has examples) and pass it: init(model, family=ModelFamily.from_file(path)).",
         details={"model_type": model_type},
     )
+
+
+def discovered(model: nn.Module, reasons: Sequence[str] = ()) -> tuple[nn.Module, Layout]:
+    """The bare transformer inside `model` and the places structural discovery finds in it.
+
+    Args:
+        reasons: why no family file was used, for the message.
+
+    Raises:
+        UnsupportedModelError: nothing was found, or no small forward could be run.
+    """
+    from adapterhub.core.discovery import discover
+
+    base = next(bare_candidates(model))
+    try:
+        return base, discover(base)
+    except UnsupportedModelError as error:
+        if reasons:
+            error.message = f"No family file fits ({'; '.join(dict.fromkeys(reasons))}). {error.message}"
+        raise
 
 
 def _composite(model: nn.Module) -> Layout | None:

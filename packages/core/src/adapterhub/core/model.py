@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from adapterhub.core.checking import check_identity
-from adapterhub.core.families import lay_out
+from adapterhub.core.families import discovered, lay_out
 from adapterhub.core.freezing import freeze_base, train_only
 from adapterhub.core.heads.attached import activate_head, heads_of, release_heads
 from adapterhub.core.heads.methods import HeadMethods
@@ -62,8 +62,13 @@ def init(
             hint="Load one with AutoModel….from_pretrained.",
         )
     base, layout = lay_out(model, family)
-    if verify:
-        check_identity(model, base, layout)
+    if verify and layout.family != "discovered":  # what was discovered has been verified
+        try:
+            check_identity(model, base, layout)
+        except UnsupportedModelError as error:
+            if family is not None:
+                raise
+            base, layout = discovered(model, [error.message])
     model.__dict__["_adapterhub_pool"] = pool = Pool(model, base, layout)
     pool.model_name = model_name
     model.__class__ = subclass_of(type(model), AdapterModelMixin)
