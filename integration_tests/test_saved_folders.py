@@ -97,3 +97,30 @@ def test_saved_fusions_setups_and_whole_models_are_valid(tmp_path: Path) -> None
     model.save_all_adapters(tmp_path / "all")
     for name in ("fusion", "setup", "all"):
         assert [str(problem) for problem in validate_path(tmp_path / name)] == [], name
+
+
+def test_saved_heads_of_every_kind_are_valid(tmp_path: Path) -> None:
+    static = ah.init(MODELS["bert"]())
+    static.add_adapter("x", config="pfeiffer[reduction_factor=4]")
+    static.train_adapter("x")
+    static.save_adapter(tmp_path / "static", "x")
+    static.bert.save_pretrained(tmp_path / "base")
+    model = ah.AutoAdapterModel.from_pretrained(tmp_path / "base")
+    kinds: dict[str, dict[str, Any]] = {
+        "classification": {"num_labels": 3, "layers": 2, "id2label": {0: "a", 1: "b", 2: "c"}},
+        "tagging": {"num_labels": 3},
+        "qa": {},
+        "multiple_choice": {},
+        "dependency_parsing": {"num_labels": 4},
+        "image_classification": {"num_labels": 2},
+        "masked_lm": {},
+        "causal_lm": {},
+    }
+    for name, options in kinds.items():
+        getattr(model, f"add_{name}_head")(name, **options)
+        model.add_adapter(name, config="lora[r=2]")
+        model.save_adapter(tmp_path / name, name)
+    for name in ("static", *kinds):
+        assert (tmp_path / name / "head_config.json").is_file(), name
+        assert [str(problem) for problem in validate_path(tmp_path / name)] == [], name
+        assert build_manifest(tmp_path / name, reference="a/b@c", model_name="m").head is not None

@@ -45,7 +45,7 @@ def write_folder(folder: Path, config: AdapterConfig | None = None, *, hidden: i
     (folder / "adapter.safetensors").write_bytes(safetensors(tensors))
     head = {"head_type": "classification", "num_labels": 2, "layers": 1, "label2id": {"neg": 0, "pos": 1}}
     (folder / "head_config.json").write_text(json.dumps({"spec_version": "1.0", "name": "sst-2", "config": head}))
-    (folder / "head.safetensors").write_bytes(safetensors({"out.weight": (2, hidden), "out.bias": (2,)}))
+    (folder / "head.safetensors").write_bytes(safetensors({"layers.out.weight": (2, hidden), "layers.out.bias": (2,)}))
     (folder / "README.md").write_text("# sst-2\n")
     return folder
 

@@ -23,7 +23,7 @@ from adapterhub.spec.validation.numbers import number_problems
 from adapterhub.spec.validation.path_names import name_problem
 from adapterhub.spec.validation.problem import Problem
 from adapterhub.spec.validation.strict_json import JSONSyntaxError, line_of_pointers, pointer_of, read_json
-from adapterhub.spec.validation.tensors import tensor_problems
+from adapterhub.spec.validation.tensors import head_tensor_problems, tensor_problems
 from adapterhub.spec.validation.text import text_problems
 
 __all__ = ["ALLOWED_SUFFIXES", "AdapterRecord", "files_in", "folder_problems", "read_record", "record_problems"]
@@ -266,8 +266,8 @@ def _head_problems(folder: Path, headers: dict[str, Header]) -> Iterator[Problem
         found, head = head_problems(config_file.read_bytes())
         yield from (problem.within(HEAD_CONFIG_FILE) for problem in found)
         header = headers.get(HEAD_WEIGHTS_FILE)
-        if head is not None and header is not None and not header.tensors and head.head_type != "static":
-            yield Problem("", "the head has no tensors", file=HEAD_WEIGHTS_FILE)
+        if head is not None and header is not None:
+            yield from (problem.within(HEAD_WEIGHTS_FILE) for problem in head_tensor_problems(header, head))
 
 
 def head_problems(data: bytes) -> tuple[list[Problem], HeadConfig | None]:

@@ -14,14 +14,23 @@ from adapterhub.spec.config import (
     ReftConfig,
     UnionConfig,
 )
+from adapterhub.spec.heads import HeadConfig
 from adapterhub.spec.safetensors_header import Header, TensorInfo
 from adapterhub.spec.validation.problem import Problem
 
-__all__ = ["tensor_problems"]
+__all__ = ["head_tensor_problems", "tensor_problems"]
 
 #: dtypes adapter weights may have
 FLOATS = frozenset(["F64", "F32", "F16", "BF16"])
 MAX_TOLD = 20
+
+#: kind of head → the keys its tensors may have; a static head has those of its class
+_DENSE = re.compile(r"layers\.(?:dense\.[0-9]+|out)\.(?:weight|bias)")
+_LANGUAGE = re.compile(r"(?:(?:dense|norm)\.[0-9]+|out)\.(?:weight|bias)")
+_HEAD_KEYS = {
+    **dict.fromkeys(("masked_lm", "causal_lm", "seq2seq_lm"), _LANGUAGE),
+    "dependency_parsing": re.compile(r"(?:arcs|rels)\.weight"),
+}
 
 _Check = Callable[[Header, AdapterConfig, "int | None"], Iterator[Problem]]
 
@@ -65,6 +74,26 @@ def tensor_problems(header: Header, config: AdapterConfig, hidden_size: int | No
             yield Problem("", "and more problems of tensors")
             return
         yield problem
+
+
+def head_tensor_problems(header: Header, head: HeadConfig) -> Iterator[Problem]:
+    """What is wrong with the tensor table of `head.safetensors`, given the head's config (SPEC.md 6)."""
+    if head.head_type == "static":
+        return
+    keys = _HEAD_KEYS.get(head.head_type, _DENSE)
+    known = {tensor.name: tensor for tensor in header.tensors}
+    for tensor in header.tensors[:MAX_TOLD]:
+        if not keys.fullmatch(tensor.name):
+            yield _wrong(tensor, f"is no key of a head of type {head.head_type}", "Keys are listed in SPEC.md 6.")
+    if keys is not _DENSE:
+        return  # of a language model's head nothing may be left but what is tied to the embeddings
+    out = known.get("layers.out.weight")
+    if out is None:
+        yield Problem("", "there is no 'layers.out.weight'")
+    elif len(out.shape) != 2:
+        yield _wrong(out, f"is {list(out.shape)}, not [outputs, inputs]")
+    elif head.num_labels is not None and head.head_type != "multiple_choice" and out.shape[0] != head.num_labels:
+        yield _wrong(out, f"gives {out.shape[0]} numbers, the config has num_labels {head.num_labels}")
 
 
 def _all_problems(header: Header, config: AdapterConfig, hidden_size: int | None) -> Iterator[Problem]:
