@@ -167,8 +167,7 @@ class _Tally:
             ("field", "value"),
             [{"field": f, "value": v[:255], "adapters": n} for (f, v), n in sorted(self.facets.items()) if n],
         )
-        for pair in sorted({cell[:3] for cell in cells}):
-            _count_pair(connection, pair, self.names[pair])
+        _add_to_pairs(connection, cells, self.names)
 
 
 def row_facets(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -412,17 +411,41 @@ def _add(connection: Connection, table: Any, key: Sequence[str], rows: list[dict
         )
 
 
-def _count_pair(connection: Connection, pair: tuple[str, ...], names: tuple[str, str]) -> None:
-    """Count the adapters and models of one (kind, task, subtask) from its cells."""
-    here = [explore_cells.c[name] == value for name, value in zip(_PAIR, pair, strict=True)]
-    total, models = connection.execute(
-        select(
-            func.coalesce(func.sum(explore_cells.c.adapters), 0), func.count(explore_cells.c.model_name.distinct())
-        ).where(*here)
-    ).one()
-    connection.execute(
-        delete(explore_pairs).where(*(explore_pairs.c[n] == v for n, v in zip(_PAIR, pair, strict=True)))
-    )
-    if total:
-        row = dict(zip(_PAIR, pair, strict=True)) | {"task": names[0], "subtask": names[1]}
-        connection.execute(insert(explore_pairs), row | {"adapters": int(total), "models": int(models)})
+def _add_to_pairs(
+    connection: Connection, cells: Mapping[tuple[str, ...], int], names: Mapping[tuple[str, ...], tuple[str, str]]
+) -> None:
+    """Add the differences of cells, which are in the table already, to the counts of their pairs.
+
+    A base model joins or leaves a pair when the sum of its cells there rises from or falls to zero.
+    """
+    by_model: Counter[tuple[str, ...]] = Counter()
+    for cell, count in cells.items():
+        by_model[cell[:4]] += count
+    totals: Counter[tuple[str, ...]] = Counter()
+    models: Counter[tuple[str, ...]] = Counter()
+    for place, difference in sorted(by_model.items()):
+        here = [explore_cells.c[name] == value for name, value in zip((*_PAIR, "model_name"), place, strict=True)]
+        after = int(
+            connection.execute(select(func.coalesce(func.sum(explore_cells.c.adapters), 0)).where(*here)).scalar_one()
+        )
+        totals[place[:3]] += difference
+        models[place[:3]] += (after > 0) - (after - difference > 0)
+    for pair, difference in sorted(totals.items()):
+        key = dict(zip(_PAIR, pair, strict=True))
+        row = {"task": names[pair][0], "subtask": names[pair][1], "adapters": difference, "models": models[pair]}
+        statement = _upserting(connection.dialect.name)(explore_pairs)
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=list(_PAIR),
+                set_={
+                    "adapters": explore_pairs.c.adapters + statement.excluded.adapters,
+                    "models": explore_pairs.c.models + statement.excluded.models,
+                },
+            ),
+            [key | row],
+        )
+        connection.execute(
+            delete(explore_pairs).where(
+                explore_pairs.c.adapters <= 0, *(explore_pairs.c[name] == value for name, value in key.items())
+            )
+        )

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, delete, false, func, insert, select, update
 
 from adapterhub.server.storage.tables import adapters, pair_words, pairs, versions
 from adapterhub.spec.index import model_bucket_of, segment_prefixes, word_bucket_of
+from adapterhub.spec.reference import fold
 
 __all__ = ["PairProjection"]
 
@@ -52,6 +53,8 @@ class PairProjection:
                 versions.c.state == "published",
                 adapters.c.private == false(),
                 *(column == value for column, value in zip(_SAME, key, strict=True)),
+                adapters.c.task_key == fold(key[1]),  # the index is on the folded names
+                adapters.c.subtask_key == fold(key[2]),
             )
             .limit(1)
         )
