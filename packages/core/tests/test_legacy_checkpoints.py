@@ -141,3 +141,42 @@ def test_keys_with_no_place_are_reported(models: Path, tmp_path: Path) -> None:
     model.load_adapter(folder, strict=False)
     report = ah.load_report()
     assert report is not None and len(report.unexpected) == 1
+
+
+@pytest.mark.parametrize(
+    "config", ["lora[intermediate_lora=True]", "lora[output_lora=True]", "ia3", "mam", "unipelt", "prompt"]
+)
+@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2", "distilbert"])
+def test_other_methods_in_their_layout(models: Path, tmp_path: Path, kind: str, config: str) -> None:
+    """On Llama their two feed-forward switches mean each other's projection: the tensors come back where they were."""
+    model = ah.AutoAdapterModel.from_pretrained(models / kind)
+    model.add_adapter("a", config=config)
+    randomise(model.get_adapter("a").values())
+    model.save_adapter(tmp_path / "a", "a", format="adapters")
+    other = ah.AutoAdapterModel.from_pretrained(models / kind)
+    other.load_adapter(tmp_path / "a")
+    assert set(other.get_adapter("a")) == set(model.get_adapter("a"))
+    for key, tensor in model.get_adapter("a").items():
+        assert torch.equal(other.get_adapter("a")[key], tensor)
+
+
+def test_dora_of_adapters_13_only_under_compat(models: Path, tmp_path: Path) -> None:
+    """Its norm leaves the scale out and its bias is rescaled: what we write there must mean the same, or is refused."""
+    model = ah.AutoAdapterModel.from_pretrained(models / "bert")
+    model.add_adapter("a", config="dora")
+    with pytest.raises(CheckpointError, match="DoRA"):
+        model.save_adapter(tmp_path / "a", "a", format="adapters")
+    llama = ah.AutoAdapterModel.from_pretrained(models / "llama")  # no biases, and alpha / r is 1: one and the same
+    llama.add_adapter("a", config="dora")
+    randomise(llama.get_adapter("a").values())
+    llama.save_adapter(tmp_path / "a", "a", format="adapters")
+    outputs = []
+    for compat in (None, "adapters-1.3"):
+        other = ah.AutoAdapterModel.from_pretrained(models / "llama")
+        other.load_adapter(tmp_path / "a", set_active=True, compat=compat)
+        report = ah.load_report()
+        assert report is not None and bool(report.notes) == (compat is None)
+        outputs.append(other(**inputs()).last_hidden_state)
+    torch.testing.assert_close(outputs[0], outputs[1])
+    with pytest.raises(CheckpointError, match="compat"):
+        other.save_adapter(tmp_path / "b", "a")

@@ -44,6 +44,9 @@ __all__ = [
     "write_checkpoint",
 ]
 
+#: What `load_adapter(compat=…)` takes.
+COMPAT = "adapters-1.3"
+
 _last: list[LoadReport] = []
 _REPORTS = "_adapterhub_reports"
 
@@ -95,6 +98,7 @@ def save_adapter(
     unknown = sorted(set(record) - {"task", "subtask", "languages", "created_at", "using"})
     if unknown:
         raise InvalidConfigError(f"save_adapter has no argument {', '.join(unknown)}.")
+    _check_dora(adapter, pool, format)
     head = heads_of(model).save(name) if with_head else None
     if head is not None:
         head = HeadCheckpoint(head.config, native.tensors_on(head.tensors, dtype), head.name)
@@ -144,6 +148,7 @@ def load_adapter(
     source: str | None = None,
     leave_out: Iterable[int] = (),
     dtype: torch.dtype | None = None,
+    compat: str | None = None,
     **resolving: Any,
 ) -> str:
     """Puts a saved adapter on the model and returns its name there.
@@ -161,6 +166,7 @@ def load_adapter(
         source: `ah` or `hf`, for resolving a reference.
         leave_out: layers whose modules are not loaded.
         dtype: of the loaded parameters; None keeps those of the checkpoint.
+        compat: `adapters-1.3` computes DoRA as that release did (norm without the scale, bias rescaled too).
         resolving: further keywords for the resolver.
 
     Raises:
@@ -169,6 +175,8 @@ def load_adapter(
         CheckpointError: files or tensors that do not fit.
         InvalidConfigError: the name is taken.
     """
+    if compat not in (None, COMPAT):
+        raise InvalidConfigError(f"There is no compat={compat!r}.", hint=f"Known: {COMPAT}.")
     pool = pool_of(model)
     folder = resolve_to_folder(
         reference,
@@ -213,6 +221,7 @@ def load_adapter(
         if head_keys:
             heads_of(model).delete(name)
         raise
+    notes += _dora(checkpoint, adapter, compat)
     _note(pool, _report(name, folder, checkpoint, adapter, head_keys, [*checkpoint.notes, *notes, *dropped]))
     if set_active:
         _activate(model, name)
@@ -459,6 +468,45 @@ def _owned(files: Iterable[str]) -> set[str]:
         "pytorch_adapter.bin",
         "pytorch_model_head.bin",
     }
+
+
+def _dora(checkpoint: AdapterCheckpoint, adapter: Adapter, compat: str | None) -> list[str]:
+    """DoRA of adapters 1.3 is computed as there under `compat`; otherwise as published, and the report says so."""
+    modules = [module for module in adapter.modules.values() if getattr(module, "magnitude", None) is not None]
+    if not modules or checkpoint.format != "adapters":
+        return []
+    if compat == COMPAT:
+        for module in modules:
+            module.unscaled_norm = True  # type: ignore[assignment]
+        return []
+    return [f"adapters 1.3 computes DoRA in another way than it was published; compat={COMPAT!r} gives its numbers"]
+
+
+def _check_dora(adapter: Adapter, pool: Pool, format: str) -> None:
+    """That a DoRA adapter means the same in the format it is written in.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    from adapterhub.core.linear_sites import LinearSite
+
+    for key, module in adapter.modules.items():
+        if getattr(module, "magnitude", None) is None:
+            continue
+        theirs = bool(getattr(module, "unscaled_norm", False))
+        if theirs and format != "adapters":
+            raise CheckpointError(
+                f"{adapter.name!r} was loaded with compat={COMPAT!r}; only the format of adapters means the same by it.",
+                hint='Use format="adapters".',
+            )
+        site = pool.by_key[key]
+        assert isinstance(site, LinearSite)
+        plain = float(getattr(module, "scale", 1.0)) == 1.0 and getattr(site.linear, "bias", None) is None
+        if format == "adapters" and not theirs and (not plain or site.place.start is not None):
+            raise CheckpointError(
+                f"adapters 1.3 computes DoRA at {key} otherwise (norm without the scale, bias rescaled too).",
+                hint='Use format="native" or format="peft".',
+            )
 
 
 def _load_head(model: nn.Module, name: str, head: HeadCheckpoint | None, strict: bool) -> tuple[list[str], list[str]]:

@@ -24,7 +24,14 @@ from adapterhub.core.formats.adapters_v1_writing import write_methods
 from adapterhub.core.formats.checkpoint import AdapterCheckpoint, BaseModel, FusionCheckpoint, HeadCheckpoint
 from adapterhub.core.formats.files import read_json, read_tensors, write_json, write_tensors
 from adapterhub.spec.adapters_config import from_adapters, to_adapters
-from adapterhub.spec.config import AdapterConfig, BottleneckConfig
+from adapterhub.spec.config import (
+    AdapterConfig,
+    BottleneckConfig,
+    IA3Config,
+    LoRAConfig,
+    UnionConfig,
+    parse_config,
+)
 from adapterhub.spec.errors import CheckpointError
 
 __all__ = ["LegacyPlaces", "read_adapter", "read_fusion", "write_adapter", "write_fusion"]
@@ -112,6 +119,8 @@ def read_adapter(folder: Path, places: LegacyPlaces, with_head: bool = True) -> 
     tensors, unexpected = from_legacy(rest, places.hosts, places.embedding)
     tensors.update(others)
     config, notes = _without_absent_invertible(config, tensors, str(document.get("type") or ""), version)
+    config, moved = _where_the_tensors_are(config, tensors)
+    notes += moved
     return AdapterCheckpoint(
         name=str(document.get("name") or (next(iter(names)) if names else folder.name)),
         config=config,
@@ -155,6 +164,8 @@ def write_adapter(folder: Path, checkpoint: AdapterCheckpoint, places: LegacyPla
         InvalidConfigError, CheckpointError: something in it their format cannot express.
     """
     config = to_adapters(checkpoint.config)
+    if places.model_type in _SWAPPED:
+        config = _swapped(config)
     front = f"{places.prefix}." if places.prefix else ""
     state, used = write_methods(checkpoint.tensors, checkpoint.name, checkpoint.config, places, front)
     rest = {key: tensor for key, tensor in checkpoint.tensors.items() if key not in used}
@@ -181,6 +192,39 @@ def write_fusion(folder: Path, checkpoint: FusionCheckpoint, places: LegacyPlace
     state = to_legacy(checkpoint.tensors, checkpoint.name, places.slots(), places.prefix)
     write_tensors(folder / "model_adapter_fusion.safetensors", state)
     _write_head(folder, checkpoint.head, checkpoint.name, places)
+
+
+#: Model types on which `intermediate_lora` of adapters 1.x means the down projection, and `output_lora` the up projection.
+_SWAPPED = frozenset({"llama", "mistral"})
+
+
+def _where_the_tensors_are(config: AdapterConfig, tensors: Mapping[str, Tensor]) -> tuple[AdapterConfig, list[str]]:
+    """The config with the feed-forward placement of LoRA and IA3 that the tensors show: see `_SWAPPED`."""
+    if isinstance(config, UnionConfig):
+        moved = [_where_the_tensors_are(member, tensors) for member in config.configs]
+        members = [member.expand() for member, _ in moved]
+        return parse_config({"method": "union", "configs": members}), [note for _, notes in moved for note in notes]
+    roles = {key.split(".")[-2] for key in tensors if key.endswith((".a", ".scale"))}
+    up, down = "up" in roles, "down" in roles
+    note = "on this model adapters 1.x swaps the two projections of the feed-forward network; the tensors decide"
+    if isinstance(config, LoRAConfig):
+        placed = (config.intermediate_lora, config.output_lora)
+        if placed != (up, down) and set(placed) == {up, down}:
+            return config.replace(intermediate_lora=up, output_lora=down), [note]
+    if isinstance(config, IA3Config) and roles and (config.ffn == "up_output") != up:
+        if down and not up:
+            attention = [role for role in config.attn_matrices if config.selfattn]
+            return config.replace(ffn=None, targets=[*attention, "down"]), [note]
+        return config.replace(ffn="up_output" if up else None), [note]
+    return config, []
+
+
+def _swapped(fields: dict[str, Any]) -> dict[str, Any]:
+    if fields.get("architecture") == "union":
+        return {**fields, "configs": [_swapped(member) for member in fields["configs"]]}
+    if fields.get("architecture") != "lora":
+        return fields
+    return {**fields, "intermediate_lora": fields["output_lora"], "output_lora": fields["intermediate_lora"]}
 
 
 def _write_head(folder: Path, head: HeadCheckpoint | None, name: str, places: LegacyPlaces) -> None:

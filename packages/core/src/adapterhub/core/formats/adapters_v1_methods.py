@@ -115,18 +115,27 @@ def _prefix(
     key: LegacyKey, tensor: Tensor, config: AdapterConfig, towers: Sequence[str]
 ) -> Iterator[tuple[str, Tensor]]:
     location, _, leaf = key.leaf.partition(".")
-    first, last = towers[0], towers[-1]
-    slots = {
-        "encoder_prefix": f"{first}_attention",
-        "self_prefix": f"{last}_attention",
-        "cross_prefix": f"{last}_cross_attention",
-    }
-    if location not in slots or leaf not in PREFIX:
+    slot = _prefix_slot(location, towers)
+    if slot is None or leaf not in PREFIX:
         raise CheckpointError(f"{key.leaf!r} is no tensor of a prefix.")
     if leaf == "control_trans":
         length = next(member.prefix_length for member in members(config) if isinstance(member, PrefixTuningConfig))
         tensor = tensor.reshape(length, -1)
-    yield f"shared.{slots[location]}.{PREFIX[leaf]}", tensor
+    yield f"shared.{slot}.{PREFIX[leaf]}", tensor
+
+
+def _prefix_slot(location: str, towers: Sequence[str]) -> str | None:
+    """The attention a prefix belongs to: `self_prefix` and DistilBERT's `self` are that of the last tower; a model of two
+    towers names them (`clip_text_model_self_prefix`)."""
+    first, last = towers[0], towers[-1]
+    known = {
+        "encoder_prefix": f"{first}_attention",
+        "self_prefix": f"{last}_attention",
+        "self": f"{last}_attention",
+        "cross_prefix": f"{last}_cross_attention",
+    }
+    named = next((f"{tower}_attention" for tower in towers if f"_{tower}_" in f"_{location}_"), None)
+    return known.get(location, named)
 
 
 def members(config: AdapterConfig) -> Sequence[AdapterConfig]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adapterhub.core.formats.adapters_v1_methods import FUSED, LORA, PREFIX, UNITS, members
-from adapterhub.spec.config import AdapterConfig, IA3Config, LoRAConfig, PrefixTuningConfig, ReftConfig
+from adapterhub.spec.config import AdapterConfig, PrefixTuningConfig, ReftConfig
 from adapterhub.spec.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def write_methods(
     used: set[str] = set()
     host_of, towers = places.slots().get, places.towers
     attentions = {slot: path for path, slot in places.hosts.items()}  # the last path of a slot is that of the attention
+    linear = {key.rpartition(".")[0] for key in tensors if key.endswith((".a", ".scale"))}
     kinds = {type(member) for member in members(config)}
     fused: dict[str, dict[str, dict[str, Tensor]]] = {}
     for key, tensor in tensors.items():
@@ -60,7 +61,7 @@ def write_methods(
             if attention is not None:
                 state[f"{front}{attention}.prefix_tuning.prefix_gates.{name}.{leaf.removeprefix('gate.')}"] = tensor
                 used.add(key)
-        elif kinds & {LoRAConfig, IA3Config} and (leaf in _LORA_BACK or leaf == "scale") and slot.count(".") >= 2:
+        elif slot in linear and (leaf in _LORA_BACK or leaf == "scale"):
             layer, _, role = slot.rpartition(".")
             host = host_of(slot)
             whole = None if host is not None else _fused_role(layer, role, host_of)
@@ -72,7 +73,7 @@ def write_methods(
                 used.add(key)
         elif PrefixTuningConfig in kinds and tower == "shared":
             kind, _, inner = rest.partition(".")
-            location = _locations(towers).get(kind)
+            location = _locations(towers, places.model_type).get(kind)
             if location is not None and inner in _PREFIX_BACK:
                 value = tensor.flatten() if inner == "values" else tensor
                 path = f"prefix_tuning.prefix_tunings.{name}.{location}.{_PREFIX_BACK[inner]}"
@@ -117,8 +118,12 @@ def _lora_shape(leaf: str, tensor: Tensor) -> Tensor:
     return tensor[:, None] if leaf in ("scale", "magnitude") else tensor
 
 
-def _locations(towers: Sequence[str]) -> dict[str, str]:
+def _locations(towers: Sequence[str], model_type: str) -> dict[str, str]:
     """Kind of attention in a tower → their name of it."""
+    if model_type == "distilbert":
+        return {f"{towers[-1]}_attention": "self"}
+    if model_type.startswith("clip"):
+        return {f"{tower}_attention": f"clip_{tower}_model_self_prefix" for tower in towers}
     first, last = towers[0], towers[-1]
     found = {f"{last}_cross_attention": "cross_prefix", f"{first}_attention": "encoder_prefix"}
     return {**found, f"{last}_attention": "self_prefix"}
