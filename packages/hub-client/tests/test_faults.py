@@ -30,6 +30,7 @@ from adapterhub.spec.errors import InvalidManifestError
 
 QUICK = Limits(connect=2, read=2, backoff=0.001, longest_pause=0.01, floor_rate=50_000, floor_window=0.3)
 TOKEN = "ahub_0123456789abcdefghij"
+TRIES = int(os.environ.get("ADAPTERHUB_FAULT_TRIES") or 50)
 
 
 @pytest.fixture
@@ -520,7 +521,7 @@ def test_random_mixtures_of_faults(hub: LoopbackHub, sst2: Export, tmp_path: Pat
     """Each try sees every answer spoilt with probability 0.4 in one of nine ways. What comes out is the published bytes or
     a typed error; what stays in the cache is sound; and the next try with a sound hub succeeds."""
     dice = random.Random(20261120)
-    tries, survived = int(os.environ.get("ADAPTERHUB_FAULT_TRIES") or 50), 0
+    tries, survived = TRIES, 0
 
     spoilt = 0
 
