@@ -209,3 +209,37 @@ def test_the_command_imports_and_writes_the_report(tmp_path: Path) -> None:
     assert (tmp_path / "report.md").read_text().startswith("# Repairs")
     wrong = subprocess.run([*command[:4], str(tmp_path), *command[5:]], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2 and "no catalogue" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_the_shared_cases_get_the_same_answers_over_http(filled: Hub) -> None:
+    """Every resolution case over the real catalogue that does not bring an alias table of its own."""
+    from adapterhub.spec.reference import fold
+    from adapterhub.spec.resolution import load_aliases
+
+    words = {fold(word) for word in load_aliases()}
+    codes = {"Ambiguous", "VersionNotFound", "NotFound", "ModelMismatch", "InvalidReference"}
+    asked = 0
+    for case in json.loads((test_data("resolution") / "cases.json").read_text()):
+        if case["aliases"] or len(case["ref"]) > 4000:  # longer ones fit into no address
+            continue
+        params = {"ref": case["ref"], "model": case["model_name"], "type": case["type"]}
+        if case["config"] is not None:
+            params["config"] = case["config"] if isinstance(case["config"], str) else json.dumps(case["config"])
+        answer = filled.http.get(
+            "/v1/resolve", params={name: value for name, value in params.items() if value is not None}
+        )
+        found, expected = answer.json(), case["expect"]
+        if "ok" in expected:
+            right = expected["ok"]
+            assert answer.status_code == 200, (case, found)
+            assert fold(found["namespace"]) == fold(right["namespace"]), case
+            assert fold(found["name"]) == fold(right["adapter"]), case
+            assert (found["version"], found["tier"]) == (right["version"], right["tier"]), case
+        elif expected["error"] == "NotFound" and fold(case["ref"].split("@")[0].split(":")[0]) in words:
+            continue  # the hub's own alias table knows this word
+        else:
+            assert expected["error"] in codes
+            assert answer.status_code in (400, 404, 409, 414, 422), (case, found)
+            assert found["code"] == expected["error"] or answer.status_code in (414, 422), (case, found)
+        asked += 1
+    assert asked > 400
