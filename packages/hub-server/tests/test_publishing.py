@@ -269,3 +269,26 @@ def test_the_manifest_on_the_hub_is_the_one_the_client_built(hub: Hub, folder: P
     body = hub.http.get(f"/v1/manifests/{manifest.digest}").content
     assert Manifest.from_bytes(body) == manifest
     assert httpx.get(f"{hub.url}/v1/manifests/sha256:{'0' * 64}").status_code == 404
+
+
+def test_dependencies_are_resolved_when_something_is_published(hub: Hub, tmp_path: Path) -> None:
+    client = hub.member("demo")
+    language = write_folder(tmp_path / "en", seed=1, type="text_lang")
+    publish(client, language, "en/wiki@demo", "1", name="en").raise_for_status()
+    hidden = hub.member("secret", private=True)
+    publish(hidden, write_folder(tmp_path / "h", seed=2), "en/internal@secret", name="h").raise_for_status()
+    digest = hub.http.get("/v1/resolve", params={"ref": "@demo/en"}).json()["digest"]
+
+    def attempt(number: int, *dependencies: object) -> list[str]:
+        folder = write_folder(tmp_path / f"task-{number}", seed=10 + number)
+        answer = publish(client, folder, "sentiment/sst-2@demo", str(number), name="task", dependencies=dependencies)
+        return [problem["pointer"] for problem in answer.json()["problems"]] if answer.status_code == 422 else []
+
+    assert attempt(1, "@demo/en:1", {"reference": "en/wiki@demo", "digest": digest}, "elsewhere::@them/theirs") == []
+    assert attempt(2, "@demo/absent", "en/wiki@demo") == ["/dependencies/0/reference"]
+    assert attempt(3, "en/wiki@demo:9") == ["/dependencies/0/reference"]
+    assert attempt(4, "@secret/h") == ["/dependencies/0/reference"]  # what is public stands on nothing private
+    assert attempt(5, {"reference": "@demo/en", "digest": "sha256:" + "0" * 64}) == ["/dependencies/0/digest"]
+    assert attempt(6, "no reference at all") == ["/dependencies/0/reference"]
+    body = hub.http.get("/v1/resolve", params={"ref": "@demo/task"}).json()
+    assert body["version"] == "1"

@@ -23,7 +23,8 @@ from adapterhub.spec.validation.problem import Problem, has_errors
 __all__ = ["content_problems", "file_problems", "readme_of"]
 
 _MAX_TEXT = 1024 * 1024
-#: the layout holds texts and headers only, so memory will do where there is a file system in it
+_FEW_FILES = 8
+#: the layout holds texts and headers only, so memory will do, if there is a file system in it and they are few
 _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
 
 
@@ -46,7 +47,9 @@ def content_problems(blobs: BlobStore, manifest: Manifest) -> list[Problem]:
     The folder is laid out as it will reach a user, with the weights as holes behind their true headers: every rule of
     the folder validator holds for it, and at most a header is read of any file however large.
     """
-    with tempfile.TemporaryDirectory(prefix="adapterhub-check-", dir=_MEMORY) as place:
+    texts = sum(record.size for record in manifest.files if not record.path.endswith(".safetensors"))
+    small = len(manifest.files) <= _FEW_FILES and texts <= 8 * _MAX_TEXT
+    with tempfile.TemporaryDirectory(prefix="adapterhub-check-", dir=_MEMORY if small else None) as place:
         folder = Path(place)
         for record in manifest.files:
             _lay_out(blobs, record, folder)
