@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ CASES = [
     ("llama", "lora", {"attn_matrices": ["q", "k", "v", "o"]}),
     ("llama", "prefix_flat", {"prefix_length": 3}),
     ("t5", "houlsby", {"cross_adapter": True, "reduction_factor": 4}),
+    ("t5", "houlsby", {"leave_out": [0], "reduction_factor": {"default": 4, "2": 8}}),
     ("t5", "lora", {}),
     ("t5", "prefix", {"prefix_length": 3, "bottleneck_size": 5}),
 ]
@@ -124,3 +126,21 @@ def test_saved_heads_of_every_kind_are_valid(tmp_path: Path) -> None:
         assert (tmp_path / name / "head_config.json").is_file(), name
         assert [str(problem) for problem in validate_path(tmp_path / name)] == [], name
         assert build_manifest(tmp_path / name, reference="a/b@c", model_name="m").head is not None
+
+
+@pytest.mark.parametrize("origin", ["adapters-1.3", "peft-0.21"])
+def test_checkpoints_of_other_libraries_are_valid_once_converted(origin: str, test_data: Path, tmp_path: Path) -> None:
+    """Every adapter among the golden cases; the numbers they give are compared in core's tests."""
+    from adapterhub.core.commands.converting import convert
+
+    wrong: dict[str, list[str]] = {}
+    count = 0
+    for case in sorted((test_data / "golden" / origin).glob("*/cases/*/case.json")):
+        for name, folder in (json.loads(case.read_text()).get("adapters") or {}).items():
+            target = tmp_path / str(count)
+            count += 1
+            convert(str(case.parent / folder), target, "native", str(case.parents[2] / "model"), None, None)
+            problems = validate_path(target)
+            if problems:
+                wrong[f"{case.parent} {name}"] = [str(problem) for problem in problems]
+    assert count > 20 and wrong == {}

@@ -132,20 +132,21 @@ def _bottleneck(header: Header, config: AdapterConfig, hidden_size: int | None) 
         size, width = down.shape
         if hidden_size is not None and width != hidden_size and len(towers) == 1:
             yield _wrong(down, f"reads {width} numbers, the base model has {hidden_size}")
-        layer = int(match["layer"])
+        # keys count layers within their tower, configs through all towers: with one tower these are the same
+        layer = int(match["layer"]) if len(towers) == 1 else None
         wanted = _size(config, width, layer)
         if wanted is not None and size != wanted:
             yield _wrong(down, f"has a bottleneck of {size}, the config says {wanted}")
-        if layer in config.leave_out:
+        if layer is not None and layer in config.leave_out:
             yield _wrong(down, f"is in layer {layer}, which the config leaves out")
 
 
-def _size(config: BottleneckConfig, width: int, layer: int) -> int | None:
+def _size(config: BottleneckConfig, width: int, layer: int | None) -> int | None:
     if config.bottleneck_size is not None:
         return config.bottleneck_size
     factor = config.reduction_factor
     if isinstance(factor, dict):
-        factor = factor.get(str(layer), factor.get("default"))
+        factor = None if layer is None else factor.get(str(layer), factor.get("default"))
     return None if factor is None else max(1, int(width // factor))
 
 
