@@ -34,7 +34,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = make_url(url)
         self.dialect: str = self.url.get_backend_name()
-        options: dict[str, Any] = {"pool_pre_ping": self.dialect != "sqlite", "pool_size": 8, "max_overflow": 24}
+        options: dict[str, Any] = {"pool_pre_ping": self.dialect != "sqlite", "pool_size": 8, "max_overflow": 8}
         if self.dialect == "sqlite":
             options["connect_args"] = {"timeout": _BUSY_SECONDS, "check_same_thread": False}
         else:
