@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -126,6 +127,9 @@ def discovered(model: nn.Module, reasons: Sequence[str] = ()) -> tuple[nn.Module
     try:
         return base, discover(base)
     except UnsupportedModelError as error:
+        if base is not model:  # the inner module may not run on its own
+            with suppress(UnsupportedModelError):
+                return model, discover(model)
         if reasons:
             error.message = f"No family file fits ({'; '.join(dict.fromkeys(reasons))}). {error.message}"
         raise
