@@ -148,3 +148,45 @@ def test_killed_at_each_step_nothing_stays_broken(hub: LoopbackHub, tmp_path: Pa
         client.cache.sweep()
         assert [fine for _, fine in client.cache.verify()] == [True]
     assert not list((tmp_path / "cache" / "partial").iterdir()) and not list((tmp_path / "cache" / "tmp").iterdir())
+
+
+def test_downloading_while_others_remove_and_prune(hub: LoopbackHub, tmp_path: Path) -> None:
+    """What is returned was whole when it was returned; nothing ends in anything but the folder."""
+    import threading
+
+    stop = threading.Event()
+    done = [0, 0]
+    failures: list[BaseException] = []
+
+    def remover() -> None:
+        cache = HubClient(endpoint=hub.url).cache
+        while not stop.is_set():
+            for info in cache.snapshots():
+                cache.remove(info.digest)
+            cache.sweep(grace=3600)
+            done[0] += 1
+            time.sleep(0.005)
+
+    def downloader() -> None:
+        with HubClient(endpoint=hub.url) as client:
+            while not stop.is_set():
+                try:
+                    client.download("sst-2", model_name=MODEL)
+                    done[1] += 1
+                except BaseException as error:  # noqa: BLE001 - collected and shown below
+                    failures.append(error)
+                    return
+
+    threads = [threading.Thread(target=work) for work in (remover, downloader, downloader, downloader)]
+    for thread in threads:
+        thread.start()
+    time.sleep(4)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert done[0] > 5 and done[1] > 5
+    assert sound(tmp_path / "cache")
+    with HubClient(endpoint=hub.url) as client:
+        folder = client.download("sst-2", model_name=MODEL)
+        assert [fine for _, fine in client.cache.verify()] == [True] and (folder / "adapter.safetensors").is_file()
