@@ -347,3 +347,19 @@ def test_a_static_export_has_every_page_whole_with_its_twin_and_no_link_that_nee
     third = folder / "explore/task/nli/multinli"
     assert Page((third / "index.html").read_text()).text.count("@many/") == 130
     assert len(json.loads((third / "index.json").read_text())["items"]) == 130
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/explore/task/%00", "/explore/task/sentiment/%00", "/explore/task/sentiment/movie-snippets?model=%00", "/@%00", "/@demo/%00",
+        "/@demo/x/versions/%00", "/search?q=%00", "/search?model=%00", "/search?namespace=%00&sort=newest", "/search?sort=%00",
+        "/v1/adapters?model=%00", "/v1/adapters?q=a%00b&task=%00", "/v1/catalogue/@demo/%00", "/v1/namespaces/@%00", "/v1/explore/task/%00",
+        "/v1/explore/task/sentiment/movie-snippets?using=%00", "/explore/task?q=%00", "/v1/adapters?cursor=%00", "/search?q=%ff%fe",
+        "/explore/task/%ed%a0%80", "/v1/adapters?model=%ed%a0%80", "/@demo/%2e%2e", "/v1/adapters?limit=99999999999999999999",
+        "/search?cursor=WyJkb3dubG9hZHMiLDldOTk5OTk5OTk5OTk5OTk5OTk5OTk5OV0", "/v1/adapters?sort=name&cursor=WyJuYW1lIiwiXHUwMDAwIiwxXQ", "/v1/adapters?sort=name&cursor=WyJuYW1lIiwiXHVkODAwIiwxXQ",
+    ],
+)  # fmt: skip
+def test_no_address_makes_the_hub_fail(published: Hub, address: str) -> None:
+    answer = published.http.get(address)
+    assert answer.status_code < 500, answer.text

@@ -16,12 +16,14 @@ __all__ = ["router"]
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
+#: a NUL is in no name, and PostgreSQL cannot even be asked about one
+NO_NUL = r"^[^\x00]*$"
 Text = Annotated[str, Query(max_length=200)]
-Filter = Annotated[str, Query(max_length=255)]
+Filter = Annotated[str, Query(max_length=255, pattern=NO_NUL)]
 Cursor = Annotated[str, Query(max_length=600)]
 Limit = Annotated[int, Query(ge=1, le=100)]
 Kind = Literal["task", "language"]
-Segment = Annotated[str, Path(max_length=128)]
+Segment = Annotated[str, Path(max_length=128, pattern=NO_NUL)]
 
 
 @router.get("/adapters", summary="Search and list adapters", response_class=JSONResponse)

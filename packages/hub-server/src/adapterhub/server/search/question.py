@@ -189,6 +189,8 @@ def read_cursor(cursor: str, order: str, kinds: tuple[type, ...]) -> list[Any] |
         for value, kind in zip(values, kinds, strict=True):
             if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**62):
                 raise ValueError
+            if isinstance(value, str) and b"\0" in value.encode():  # nor half a surrogate pair
+                raise ValueError
     except (ValueError, TypeError, binascii.Error, UnicodeDecodeError, RecursionError):
         raise CursorError("The cursor does not belong to this list.", hint="Start again without `cursor`.") from None
     return list(values)

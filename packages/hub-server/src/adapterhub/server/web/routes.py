@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import mimetypes
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy import Connection, select
 from starlette.exceptions import HTTPException
 
+from adapterhub.server.catalogue.routes import NO_NUL
 from adapterhub.server.catalogue.service import CELL_FILTERS
 from adapterhub.server.dependencies import StorageOf, ViewerOf, public_url
 from adapterhub.server.search.question import FILTERS, Question
@@ -83,7 +84,7 @@ class PageRoute(APIRoute):
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 Kind = Literal["task", "language"]
-Segment = Annotated[str, Path(max_length=128)]
+Segment = Annotated[str, Path(max_length=128, pattern=NO_NUL)]
 Text = Annotated[str, Query(max_length=200)]
 Cursor = Annotated[str, Query(max_length=600)]
 
@@ -128,14 +129,14 @@ def explore_task(request: Request, storage: StorageOf, kind: Kind, task: Segment
 def explore_subtask(
     request: Request, storage: StorageOf, kind: Kind, task: Segment, subtask: Segment, cursor: Cursor = ""
 ) -> Response:
-    filters = {name: request.query_params.get(name, "")[:255] for name in CELL_FILTERS}
+    filters = _given(request, CELL_FILTERS)
     site = site_of(request)
     with storage.database.read() as connection:
 
         def draw() -> str:
             return pages.explore_subtask_page(connection, site, kind, task, subtask, filters, cursor)
 
-        plain = not cursor and not any(filters.values())
+        plain = not cursor and not filters
         page = _kept(request, connection, (kind, fold(task), fold(subtask), site), draw) if plain else draw()
     return _answer(request, page)
 
@@ -144,8 +145,7 @@ def explore_subtask(
 def search(
     request: Request, storage: StorageOf, viewer: ViewerOf, q: Text = "", sort: Text = "", cursor: Cursor = ""
 ) -> Response:
-    given = {name: request.query_params.get(name, "")[:255] for name in FILTERS}
-    question = Question(q, {name: value for name, value in given.items() if value}, sort, 20, cursor)
+    question = Question(q, _given(request, FILTERS), sort, 20, cursor)
     with storage.database.read() as connection:
         return _answer(request, pages.search_page(connection, site_of(request), question, viewer))
 
@@ -235,6 +235,12 @@ def install(app: FastAPI) -> None:
         return answer
 
     app.add_exception_handler(HTTPException, unknown)
+
+
+def _given(request: Request, names: Iterable[str]) -> dict[str, str]:
+    """The filters of these names in the address; empty ones are as good as absent."""
+    found = {name: request.query_params.get(name, "").replace("\0", "")[:255] for name in names}
+    return {name: value for name, value in found.items() if value}
 
 
 def _kept(request: Request, connection: Connection, key: Any, draw: Callable[[], str]) -> str:
