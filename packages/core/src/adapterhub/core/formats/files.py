@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from adapterhub.spec.errors import CheckpointError
@@ -23,6 +23,9 @@ __all__ = ["MAX_JSON_BYTES", "read_json", "read_tensors", "write_folder", "write
 
 #: No config of an adapter comes near this; larger files are refused before they are parsed.
 MAX_JSON_BYTES = 16 * 1024 * 1024
+
+#: Bytes of a cache line, to which torch aligns what it allocates.
+_ALIGNMENT = 64
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -80,7 +83,11 @@ def read_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Te
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes `tensors` to one safetensors file, keys sorted, each contiguous and on its own storage."""
+    """Writes `tensors` to one safetensors file, keys sorted, each contiguous and on its own storage.
+
+    The header is filled up with blanks so that the data begins at a cache line: most tensors can then be used where the file
+    is mapped into memory, without a copy.
+    """
     ready = {key: tensors[key].detach().to("cpu").contiguous() for key in sorted(tensors)}
     seen: set[int] = set()
     for key, value in ready.items():
@@ -88,7 +95,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         if pointer in seen or value.untyped_storage().nbytes() != value.nbytes:
             ready[key] = value.clone()
         seen.add(pointer)
-    save_file(ready, path, metadata={"format": "pt", **(metadata or {})})
+    data = save(ready, metadata={"format": "pt", **(metadata or {})})
+    length = int.from_bytes(data[:8], "little")
+    padding = -(8 + length) % _ALIGNMENT
+    with path.open("wb") as file:
+        file.write((length + padding).to_bytes(8, "little"))
+        file.write(memoryview(data)[8 : 8 + length])
+        file.write(b" " * padding)
+        file.write(memoryview(data)[8 + length :])
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -160,9 +174,11 @@ class write_folder:
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    """The tensor where torch itself would have put it. In a file it starts anywhere, and matrix products may round the last
-    bit differently on addresses that are not aligned to a cache line; also, a copy does not change if the file does."""
-    return tensor.clone() if tensor.device.type == "cpu" else tensor
+    """The tensor at an address torch itself would have chosen: where a file puts it elsewhere, matrix products may round the
+    last bit differently, and a reloaded adapter would not give the same logits."""
+    if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
+        return tensor.clone()
+    return tensor
 
 
 def _first_sentence(error: BaseException) -> str:
