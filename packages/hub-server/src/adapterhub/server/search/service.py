@@ -13,7 +13,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, literal, or_, true, tuple_
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    func,
+    literal,
+    or_,
+    text,
+    true,
+    tuple_,
+)
 
 from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
 from adapterhub.server.catalogue.tables import listing_rows, listings
@@ -132,7 +145,7 @@ def _ordered(connection: Connection, question: Question, matches: Sequence[Match
         few = ranks(connection, matches, viewer, limit=FEW + 1)
         if len(few) <= FEW:
             total, exact = len(few), True
-            found = list(connection.execute(ordered.where(listings.c.rank.in_(few)))) if few else []
+            found = list(connection.execute(ordered.where(_among(few, connection.dialect.name)))) if few else []
         else:
             total, exact = count_matches(connection, matches, viewer)
             conditions = [_in_words(match, connection.dialect.name) for match in matches]
@@ -142,6 +155,14 @@ def _ordered(connection: Connection, question: Question, matches: Sequence[Match
     if len(found) > question.limit:
         following = write_cursor(question.order, [getattr(items[-1], by.name), items[-1].rank])
     return AdapterPage(tuple(map(summary_of, items)), following, total, exact)
+
+
+def _among(chosen: Sequence[int], dialect: str) -> ColumnElement[bool]:
+    """The condition that a listing is one of these, with one parameter for all of them."""
+    if dialect == "sqlite":
+        values = text("SELECT value FROM json_each(:chosen)").bindparams(chosen=json.dumps(list(chosen)))
+        return listings.c.rank.in_(values)
+    return listings.c.rank == func.any(bindparam("chosen", list(chosen), ARRAY(BigInteger)))
 
 
 def _in_words(match: Match, dialect: str) -> ColumnElement[bool]:
