@@ -77,7 +77,7 @@ def test_a_manifest_gives_its_index_line(manifest: Manifest) -> None:
 @pytest.mark.parametrize(
     ("change", "pointer", "told"),
     [
-        ({"task": None}, "", "both or not at all"),
+        ({"task": None}, "/task", "both or not at all"),
         ({"version": None}, "/version", "required"),
         ({"extra": 1}, "/extra", "not permitted"),
         ({"namespace": "sha256"}, "/namespace", "reserved"),
@@ -86,11 +86,12 @@ def test_a_manifest_gives_its_index_line(manifest: Manifest) -> None:
         ({"created_at": "2026-02-30T00:00:00Z"}, "/created_at", "no such date"),
         ({"created_at": "2026-02-03"}, "/created_at", "pattern"),
         ({"type": "text"}, "/type", "text_task"),
-        ({"config_id": "sha256:" + "0" * 64}, "", "config_id is"),
-        ({"method": "lora"}, "", "method"),
-        ({"config": {"method": "bottleneck"}}, "", "expanded"),
-        ({"config": {"method": "bottleneck", "mh_adapter": "yes"}}, "", "mh_adapter"),
-        ({"head": {"head_type": "classification"}}, "", "expanded"),
+        ({"config_id": "sha256:" + "0" * 64}, "/config_id", "does not belong"),
+        ({"method": "lora"}, "/method", "the config says"),
+        ({"config": {"method": "bottleneck"}}, "/config", "expanded"),
+        ({"config": {"method": "bottleneck", "mh_adapter": "yes"}}, "/config/mh_adapter", "boolean"),
+        ({"head": {"head_type": "classification"}}, "/head", "expanded"),
+        ({"head": {"head_type": "oracle"}}, "/head/head_type", "classification"),
         ({"license": "you may <b>use</b> it"}, "/license", "pattern"),
         ({"languages": ["english language"]}, "/languages/0", "pattern"),
         ({"metrics": [{"name": "f1", "value": "high"}]}, "/metrics/0/value", "number"),
@@ -126,11 +127,29 @@ def test_paths_that_do_not_travel_are_refused(manifest: Manifest, path: str) -> 
     assert any(problem.pointer == "/files/0/path" for problem in manifest_problems(json.dumps(document).encode()))
 
 
-def test_all_problems_are_told_with_their_lines(manifest: Manifest) -> None:
-    document = {**manifest.to_json(), "license": "<", "version": "1 0"}
+def test_all_problems_are_told_at_once_with_their_lines(manifest: Manifest) -> None:
+    document = {**manifest.to_json(), "license": "<", "version": "1 0", "method": "lora", "subtask": None}
+    document["config"] = {**document["config"], "mh_adapter": 3, "more": 1}
+    document["head"] = {**document["head"], "num_labels": 5}
+    document["tensors"] = [*document["tensors"], document["tensors"][0], {**document["tensors"][0], "file": "x.json"}]
+    document["files"] = [*document["files"], {**document["files"][0], "path": document["files"][0]["path"].upper()}]
+    count = len(manifest.tensors)
     problems = manifest_problems(json.dumps(document, indent=1).encode())
-    assert {problem.pointer for problem in problems} == {"/license", "/version"}
-    assert all(problem.line for problem in problems)
+    assert {problem.pointer for problem in problems} == {
+        "/license",
+        "/version",
+        "/subtask",
+        "/method",
+        "/config/mh_adapter",
+        "/config/more",
+        "/head",
+        f"/tensors/{count}/name",
+        f"/tensors/{count + 1}/file",
+        f"/files/{len(manifest.files)}/path",
+    }
+    assert all(problem.line and problem.line > 1 for problem in problems)
+    with pytest.raises(ValueError, match="task and subtask"):
+        Manifest(**{**dict(manifest), "task": None})
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"a":1,"a":2}', b"\xff", b" " * (1 << 21), b"[" * 5000])

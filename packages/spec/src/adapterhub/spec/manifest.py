@@ -9,13 +9,16 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from adapterhub.spec.canonical import canonical_json, digest_of
-from adapterhub.spec.errors import AdapterHubError, InvalidManifestError
+from adapterhub.spec.errors import InvalidManifestError
 from adapterhub.spec.safetensors_header import DTYPE_BITS, MAX_NAME_LENGTH, MAX_RANK, MAX_TENSORS
+from adapterhub.spec.validation.manifest_rules import inconsistencies
 from adapterhub.spec.validation.plain_text import JOINERS, hidden_character
 from adapterhub.spec.validation.problem import Problem
 from adapterhub.spec.validation.strict_json import JSONSyntaxError, line_of_pointers, pointer_of, read_json
@@ -83,6 +86,12 @@ def _portable(path: str) -> str:
     return path
 
 
+def _known_dtype(text: str) -> str:
+    if text not in DTYPE_BITS:
+        raise ValueError(f"unknown dtype {text!r}")
+    return text
+
+
 def _instant(text: str) -> str:
     try:
         datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
@@ -115,7 +124,7 @@ Instant = Annotated[
 Language = Annotated[str, Field(pattern=r"^[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8})*$", max_length=35)]
 License = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+(?: (?:AND|OR|WITH) [A-Za-z0-9.+-]+)*$", max_length=128)]
 MediaType = Annotated[str, Field(pattern=r"^[a-z]+/[a-z0-9.+-]+$", max_length=128)]
-DType = Annotated[str, Field(json_schema_extra={"enum": sorted(DTYPE_BITS)})]
+DType = Annotated[str, Field(json_schema_extra={"enum": sorted(DTYPE_BITS)}), AfterValidator(_known_dtype)]
 
 
 class _Record(BaseModel):
@@ -149,12 +158,6 @@ class TensorRecord(_Record):
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH), AfterValidator(_visible)]
     dtype: DType
     shape: Annotated[tuple[Count, ...], Field(max_length=MAX_RANK)]
-
-    @model_validator(mode="after")
-    def _known_dtype(self) -> Self:
-        if self.dtype not in DTYPE_BITS:
-            raise ValueError(f"unknown dtype {self.dtype!r}")
-        return self
 
 
 class Metric(_Record):
@@ -216,20 +219,19 @@ class Manifest(_Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.task is None) != (self.subtask is None):
-            raise ValueError("task and subtask are given both or not at all")
-        folded = [record.path.lower() for record in self.files]
-        if len(set(folded)) != len(folded):
-            raise ValueError("two files have the same path (upper and lower case count as one)")
-        known = {record.path for record in self.files}
-        stray = next((record.file for record in self.tensors if record.file not in known), None)
-        if stray is not None:
-            raise ValueError(f"a tensor is said to be in {stray!r}, which is not among the files")
-        names = [(record.file, record.name) for record in self.tensors]
-        if len(set(names)) != len(names):
-            raise ValueError("a tensor is listed twice")
-        _check_config(self.config, self.method, self.config_id)
-        _check_head(self.head)
+        members = {
+            "task": self.task,
+            "subtask": self.subtask,
+            "method": self.method,
+            "config": self.config,
+            "config_id": self.config_id,
+            "head": self.head,
+            "files": [{"path": record.path} for record in self.files],
+            "tensors": [{"file": record.file, "name": record.name} for record in self.tensors],
+        }
+        problem = next(inconsistencies(members), None)
+        if problem is not None:
+            raise PydanticCustomError("inconsistent", "{told}", {"told": str(problem)})
         return self
 
     @classmethod
@@ -261,8 +263,10 @@ class Manifest(_Record):
         try:
             return cls.model_validate_json(canonical_json(value))
         except ValidationError as error:
+            found = problems_of(error)
+            found += [item for item in inconsistencies(value) if item not in found] if isinstance(value, dict) else []
             lines = line_of_pointers(text) if text is not None else {}
-            raise _refused(problems_of(error, lines)) from None
+            raise _refused([_located(item, lines) for item in found]) from None
         except (ValueError, RecursionError) as error:
             raise _refused([Problem("", str(error))]) from None
 
@@ -359,46 +363,25 @@ def index_entry(
     )
 
 
-def _check_config(config: Mapping[str, Any], method: str, config_id: str) -> None:
-    from adapterhub.spec.config import parse_config
-
-    try:
-        parsed = parse_config(dict(config))
-    except AdapterHubError as error:
-        raise ValueError(f"config: {error}") from None
-    if canonical_json(parsed.expand()) != canonical_json(config):
-        raise ValueError("config is not in its expanded form (every field written out)")
-    if config.get("method") != method:
-        raise ValueError(f"method is {method!r}, the config says {config.get('method')!r}")
-    if parsed.config_id != config_id:
-        raise ValueError(f"config_id is {config_id}, the config's is {parsed.config_id}")
-
-
-def _check_head(head: Mapping[str, Any] | None) -> None:
-    if head is None:
-        return
-    from adapterhub.spec.heads import parse_head
-
-    try:
-        parsed = parse_head(dict(head))
-    except AdapterHubError as error:
-        raise ValueError(f"head: {error}") from None
-    if canonical_json(parsed.expand()) != canonical_json(head):
-        raise ValueError("head is not in its expanded form (every field written out)")
-
-
 def problems_of(error: ValidationError, lines: Mapping[str, int] | None = None) -> list[Problem]:
     """pydantic's findings as problems, with the lines of their pointers where these are known."""
-    lines = lines or {}
     found = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
-        location: Sequence[str | int] = item["loc"]
-        pointer = pointer_of(tuple(location))
+        if item["type"] == "inconsistent":
+            continue  # one of several: `inconsistencies` tells all of them
+        pointer = pointer_of(tuple(item["loc"]))
         message = item["msg"].removeprefix("Value error, ")
         hint = "No such member; check the spelling." if item["type"] == "extra_forbidden" else ""
-        line = lines.get(pointer) or lines.get(pointer.rpartition("/")[0])
-        found.append(Problem(pointer, message, hint, line=line))
+        found.append(_located(Problem(pointer, message, hint), lines or {}))
     return found
+
+
+def _located(problem: Problem, lines: Mapping[str, int]) -> Problem:
+    """The problem with the line of its pointer, or of the nearest place above."""
+    pointer = problem.pointer
+    while pointer and pointer not in lines:
+        pointer = pointer.rpartition("/")[0]
+    return replace(problem, line=lines.get(pointer))
 
 
 def _refused(problems: Sequence[Problem]) -> InvalidManifestError:
