@@ -131,7 +131,7 @@ def test_a_manifest_needs_its_bytes(hub: Hub, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "pointer"),
     [
-        ({"config_id": "sha256:" + "0" * 64}, ""),
+        ({"config_id": "sha256:" + "0" * 64}, "/config_id"),
         ({"surprise": 1}, "/surprise"),
         ({"type": "text_lang"}, "/type"),
         ({"created_at": "yesterday"}, "/created_at"),
