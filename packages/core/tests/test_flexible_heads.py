@@ -276,3 +276,18 @@ def test_the_papers_own_lines(models: Path) -> None:
         model = AutoModelWithHeads.from_pretrained(models / "bert")
     model.add_classification_head("sst-2", num_labels=2)
     assert model(**inputs()).logits.shape == (4, 2)
+
+
+def test_save_pretrained_writes_a_tied_head_once(models: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    model = adapter_model(models)
+    model.add_masked_lm_head("lm")
+    model.add_classification_head("a")
+    model.save_pretrained(tmp_path / "whole")
+    kept = load_file(tmp_path / "whole" / "model.safetensors")
+    assert "bert.embeddings.word_embeddings.weight" in kept and "heads.lm.out.weight" not in kept
+    assert "heads.a.layers.out.weight" in kept
+    other = transformers.AutoModel.from_pretrained(tmp_path / "whole").eval()
+    model.active_head = None
+    assert torch.equal(other(**inputs()).last_hidden_state, model(**inputs()).last_hidden_state)

@@ -112,8 +112,8 @@ class FlexibleHeads:
                 f"The model already has a head {name!r}.", hint="Pass overwrite_ok=True to replace it."
             )
         head = build_head(config, self.pool.base_model.config)
-        if isinstance(head, LanguageModelHead):
-            head.tie(self._embeddings())
+        if isinstance(head, LanguageModelHead) and head.tie(self._embeddings()):
+            self._declare_tie(f"heads.{module_key(name)}.out.weight")
         device, dtype = _home(self.pool.base_model)
         for parameter in head.parameters():
             if not self._shared(parameter):
@@ -233,6 +233,13 @@ class FlexibleHeads:
                         hint="Load the head on the base model it was trained on, or pass with_head=False.",
                     )
         return list(head.tensors)
+
+    def _declare_tie(self, key: str) -> None:
+        """Tells transformers that this key is the embedding matrix again, so that `save_pretrained` writes it once."""
+        weight = self._embeddings().weight
+        source = next(name for name, p in self.model.named_parameters() if p is weight)
+        known = getattr(self.model, "_tied_weights_keys", None) or {}
+        self.model.__dict__["_tied_weights_keys"] = {**known, key: source}
 
     def _embeddings(self) -> nn.Module:
         found: nn.Module = self.pool.base_model.get_input_embeddings()  # type: ignore[operator]
