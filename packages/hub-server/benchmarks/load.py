@@ -57,7 +57,7 @@ def served(folder: Path, workers: int) -> Iterator[tuple[subprocess.Popen[str], 
         yield process, found[0]
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(120)
 
 
 class Connection(asyncio.Protocol):
@@ -142,6 +142,10 @@ async def fire(
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     await asyncio.gather(*tasks)
+    for connection in free:
+        if connection.transport is not None:
+            connection.transport.abort()
+    await asyncio.sleep(0)
     return latencies, statuses
 
 
@@ -302,7 +306,8 @@ async def hang_on(url: str, idle: int, slow: int, uploads: int, token: str, stop
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 0.5)
     for writer in writers:
-        writer.close()
+        writer.transport.abort()
+    await asyncio.sleep(0.1)
 
 
 def siege(folder: Path, rate: float, seconds: float, idle: int, uploads: int) -> list[dict[str, Any]]:

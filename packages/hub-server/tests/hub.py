@@ -19,6 +19,7 @@ from adapterhub.server import serving
 from adapterhub.server.accounts.organisations import create_organisation
 from adapterhub.server.accounts.tokens import create_token
 from adapterhub.server.app import create_app
+from adapterhub.server.patience import PatientProtocol
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage import Storage
 from adapterhub.spec.manifest import Manifest, build_manifest
@@ -67,8 +68,7 @@ def serve(settings: Settings) -> Iterator[Hub]:
     """Run a hub in a thread until the block ends."""
     app = create_app(settings)
     listener = serving.bind("127.0.0.1", 0)
-    protocol = serving._protocol(settings)
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5, http=protocol)
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5, http=PatientProtocol)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from adapterhub.spec.errors import AdapterHubError, AuthenticationError, ValidationFailedError
 
@@ -66,6 +67,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(DBAPIError, _database)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unknown)
 
 
@@ -126,6 +128,10 @@ async def _database(request: Request, error: Exception) -> Response:
     log.error("database failed", exc_info=error)
     document = AdapterHubError("The hub's database did not answer.", hint="Try again in a moment.").to_problem()
     return problem_response(request, 503, document, {"Retry-After": "2"})
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody is there to read it; the log shows it
 
 
 async def _unknown(request: Request, error: Exception) -> Response:

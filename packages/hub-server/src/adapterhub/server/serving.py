@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 import os
 import shutil
 import signal
@@ -56,7 +56,7 @@ def run(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
     _raise_file_limit()
     options: dict[str, Any] = {
-        "http": _protocol(settings),
+        "http": "adapterhub.server.patience:PatientProtocol",
         "log_config": None,
         "access_log": False,
         "server_header": False,
@@ -66,14 +66,15 @@ def run(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
         "proxy_headers": False,
         "backlog": 2048,
     }
-    print(
-        f"AdapterHub is at http://{shown}:{address[1]} (data: {settings.data.resolve()})", file=sys.stderr, flush=True
-    )
+    if "timeout_worker_healthcheck" in inspect.signature(uvicorn.Config).parameters:
+        options["timeout_worker_healthcheck"] = _GRACE_SECONDS  # a busy worker is not a dead one
+    ready = f"AdapterHub is at http://{shown}:{address[1]} (data: {settings.data.resolve()})"
     if workers == 1:
         from adapterhub.server.app import create_app
 
-        uvicorn.Server(uvicorn.Config(create_app(settings), **options)).run(sockets=[listener])
+        _Announcing(uvicorn.Config(create_app(settings), **options), ready).run(sockets=[listener])
         return
+    print(ready, file=sys.stderr, flush=True)
     os.environ.update(settings.to_environment())
     counters = tempfile.mkdtemp(prefix="adapterhub-metrics-")
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters
@@ -95,49 +96,6 @@ def _raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (ImportError, ValueError, OSError):
         return
-
-
-def _protocol(settings: Settings) -> Any:
-    """uvicorn's HTTP protocol, with an end to patience for connections that do not get as far as a request."""
-    try:
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-    except ImportError:
-        return "auto"
-
-    class Protocol(HttpToolsProtocol):
-        _waiting: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._expect()
-
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            self._expect()
-
-        def on_headers_complete(self) -> None:
-            self._relax()
-            super().on_headers_complete()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._relax()
-            super().connection_lost(exc)
-
-        def _expect(self) -> None:
-            if self._waiting is None:
-                self._waiting = asyncio.get_running_loop().call_later(settings.header_seconds, self._too_late)
-
-        def _relax(self) -> None:
-            if self._waiting is not None:
-                self._waiting.cancel()
-                self._waiting = None
-
-        def _too_late(self) -> None:
-            self._waiting = None
-            if not self.transport.is_closing():
-                self.transport.close()
-
-    return Protocol
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from adapterhub.server.dependencies import Bearer, SettingsOf, StorageOf, ViewerOf, public_url
 from adapterhub.server.operations.metrics import BLOB_BYTES, PUBLISHES
@@ -58,10 +57,7 @@ async def append(
     upload_offset: Annotated[int, Header(ge=0, le=2**53, description="Where this piece starts")],
 ) -> Response:
     """Bytes from `Upload-Offset` on. If the connection breaks, what arrived is kept: ask with HEAD and go on."""
-    try:
-        offset = await uploads.append(storage, settings, upload_id, viewer, upload_offset, request.stream())
-    except ClientDisconnect:
-        return Response(status_code=499)  # nobody is there to read it; the log shows it
+    offset = await uploads.append(storage, settings, upload_id, viewer, upload_offset, request.stream())
     BLOB_BYTES.labels("in").inc(offset - upload_offset)
     return Response(status_code=204, headers={"Upload-Offset": str(offset)})
 

@@ -1,0 +1,59 @@
+"""uvicorn's HTTP protocol, with an end to patience for connections that do not get as far as a request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+__all__ = ["PatientProtocol"]
+
+_USUAL_SECONDS = 20.0
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """Closes a connection whose next request head is not complete `Settings.header_seconds` after it could begin."""
+
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._expect()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._expect()
+
+    def on_headers_complete(self) -> None:
+        self._relax()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._relax()
+        super().connection_lost(exc)
+
+    def _expect(self) -> None:
+        if self._waiting is None:
+            seconds = _header_seconds(self.app)
+            self._waiting = asyncio.get_running_loop().call_later(seconds, self._too_late)
+
+    def _relax(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _too_late(self) -> None:
+        self._waiting = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+def _header_seconds(app: Any) -> float:
+    """What the settings of the application say, looked for through the layers around it."""
+    while app is not None:
+        settings = getattr(getattr(app, "state", None), "settings", None)
+        if settings is not None:
+            return float(settings.header_seconds)
+        app = getattr(app, "app", None)
+    return _USUAL_SECONDS
