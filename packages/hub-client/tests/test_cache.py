@@ -147,7 +147,7 @@ def test_a_read_only_layer_is_used_hashed_once_and_never_written(
         folder = client.download("sst-2", model_name=MODEL)
         assert folder.is_relative_to(shared)
         hashed: list[Path] = []
-        monkeypatch.setattr(cache_module, "_verify", lambda path, file: hashed.append(path))
+        monkeypatch.setattr(cache_module, "verify_file", lambda path, file: hashed.append(path))
         assert client.download("sst-2", model_name=MODEL) == folder and hashed == []
         monkeypatch.undo()
     assert {path: path.stat().st_mtime_ns for path in shared.rglob("*")} == before

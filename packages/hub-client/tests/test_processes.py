@@ -125,17 +125,17 @@ STEPS = (
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_at_each_step_nothing_stays_broken(hub: LoopbackHub, tmp_path: Path, step: str) -> None:
     patches = {
-        "before commit": "cache.Partial.commit = lambda self: os.kill(os.getpid(), 9)",
-        "after fsync": "cache.replace = lambda *a: os.kill(os.getpid(), 9)",
-        "after blob rename": "cache.sync_folder = lambda *a: os.kill(os.getpid(), 9)",
-        "in snapshot": "old = cache._link; n = []\n"
-        "def link(a, b, **k):\n  n.append(1); old(a, b, **k); len(n) == 3 and os.kill(os.getpid(), 9)\ncache._link = link",
-        "before marker": "old = cache.write_atomically\n"
-        "cache.write_atomically = lambda p, *a, **k: os.kill(os.getpid(), 9) if p.name == '.complete' else old(p, *a, **k)",
-        "before snapshot rename": "cache.Cache._name = lambda *a: os.kill(os.getpid(), 9)",
-        "after snapshot rename": "old = cache.Cache._name\ncache.Cache._name = lambda *a: (old(*a), os.kill(os.getpid(), 9))",
+        "before commit": "partials.Partial.commit = lambda self: os.kill(os.getpid(), 9)",
+        "after fsync": "partials.replace = lambda *a: os.kill(os.getpid(), 9)",
+        "after blob rename": "partials.sync_folder = lambda *a: os.kill(os.getpid(), 9)",
+        "in snapshot": "old = staging.link_or_copy; n = []\n"
+        "def link(a, b, **k):\n  n.append(1); old(a, b, **k); len(n) == 3 and os.kill(os.getpid(), 9)\nstaging.link_or_copy = link",
+        "before marker": "old = staging.write_atomically\n"
+        "staging.write_atomically = lambda p, *a, **k: os.kill(os.getpid(), 9) if p.name == '.complete' else old(p, *a, **k)",
+        "before snapshot rename": "cache.Cache.install = lambda *a: os.kill(os.getpid(), 9)",
+        "after snapshot rename": "old = cache.Cache.install\ncache.Cache.install = lambda *a: (old(*a), os.kill(os.getpid(), 9))",
     }
-    code = f"import os; from adapterhub.client import cache\n{patches[step]}\n{PULL}"
+    code = f"import os; from adapterhub.client import cache, partials, staging\n{patches[step]}\n{PULL}"
     environment = {**os.environ, "ADAPTERHUB_ENDPOINT": hub.url}
     for _ in range(2):
         killed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)

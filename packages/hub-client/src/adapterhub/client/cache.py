@@ -4,6 +4,7 @@
     blobs/sha256/<ab>/<hex64>              verified bytes, named by their digest; manifests are blobs too
     snapshots/<hex64>/<adapter name>/…     one published version as a plain folder (hard links to blobs, copies where
                                            links do not work); <hex64> is the manifest's digest
+    snapshots/<hex64>/.manifest.json       the manifest
     snapshots/<hex64>/.complete            written before the folder gets its name: what was verified, and the file
                                            fingerprints at that moment
     partial/<hex64>.<process>.part         downloads under way or interrupted
@@ -34,31 +35,29 @@ from typing import Any, NamedTuple
 
 from adapterhub.client.files import (
     discard,
-    replace,
     storage_errors,
     sync_folder,
     unique_name,
     write_atomically,
 )
+from adapterhub.client.partials import Partial, may_be_alive, size_of
+from adapterhub.client.verification import (
+    MANIFEST,
+    MARKER,
+    FileOf,
+    fingerprint,
+    hex_of,
+    inside,
+    read_json,
+    read_marker,
+    unchanged,
+    verify_file,
+)
 from adapterhub.spec.errors import IntegrityError, StorageError
 
-__all__ = ["CHUNK", "Cache", "FileOf", "Partial", "SnapshotInfo", "hex_of"]
+__all__ = ["Cache", "FileOf", "Partial", "SnapshotInfo", "hex_of"]
 
-#: bytes read, hashed and written at a time
-CHUNK = 1024 * 1024
 _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache of AdapterHub and can be deleted.\n"
-_MARKER = ".complete"
-#: seconds after which a partial file or temporary folder without a living owner is rubbish
-_ABANDONED = 24 * 3600.0
-_HEX = frozenset("0123456789abcdef")
-
-
-class FileOf(NamedTuple):
-    """A file of a version: relative path with `/`, size in bytes, `sha256:…`."""
-
-    path: str
-    size: int
-    digest: str
 
 
 class SnapshotInfo(NamedTuple):
@@ -72,18 +71,6 @@ class SnapshotInfo(NamedTuple):
     files: int
     used_at: float
     layer: Path
-
-
-def hex_of(digest: str) -> str:
-    """The 64 hex digits of `sha256:…`.
-
-    Raises:
-        IntegrityError: it is no such digest; so nothing else ever becomes part of a path.
-    """
-    kind, _, digits = digest.partition(":")
-    if kind != "sha256" or len(digits) != 64 or not _HEX.issuperset(digits):
-        raise IntegrityError(f"{digest[:80]!r} is no sha256 digest.")
-    return digits
 
 
 class Cache:
@@ -142,7 +129,7 @@ class Cache:
         if hashlib.sha256(data).hexdigest() != hex_of(digest):
             raise IntegrityError(f"Bytes that should be {digest} are not.", hint="Nothing was kept.")
         path = self.blob_path(digest)
-        self._folder(path.parent)
+        self.make_folder(path.parent)
         write_atomically(path, data, mode=0o444)
         return path
 
@@ -154,8 +141,8 @@ class Cache:
 
     def partial(self, digest: str, size: int) -> Partial:
         """A download of `digest` under way in this process, beginning with what an interrupted one left behind."""
-        self._folder(self.root / "partial")
-        self._folder(self.blob_path(digest).parent)
+        self.make_folder(self.root / "partial")
+        self.make_folder(self.blob_path(digest).parent)
         return Partial(self, digest, size)
 
     def require_space(self, size: int) -> None:
@@ -164,7 +151,7 @@ class Cache:
         Raises:
             StorageError: fewer than `size` bytes (and a little more) are free.
         """
-        self._folder(self.root)
+        self.make_folder(self.root)
         try:
             free = shutil.disk_usage(self.root).free
         except OSError:
@@ -186,7 +173,7 @@ class Cache:
             return
         path = self.root / "locks" / f"{hex_of(digest)}.lock"
         try:
-            self._folder(path.parent)
+            self.make_folder(path.parent)
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError:
             yield
@@ -200,7 +187,7 @@ class Cache:
                 except OSError as error:
                     if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EINTR):
                         break
-                size = sum(_size(part) for part in self._partials(digest))
+                size = sum(size_of(part) for part in self.partials_of(digest))
                 now = time.monotonic()
                 if size != grown:
                     since, grown = now, size
@@ -211,7 +198,7 @@ class Cache:
         finally:
             os.close(handle)
 
-    def _partials(self, digest: str) -> list[Path]:
+    def partials_of(self, digest: str) -> list[Path]:
         try:
             return list((self.root / "partial").glob(f"{hex_of(digest)}.*.part"))
         except OSError:
@@ -226,13 +213,13 @@ class Cache:
         """
         for root in (self.root, *self.shared):
             home = root / "snapshots" / hex_of(digest)
-            marker = _read_marker(home)
+            marker = read_marker(home)
             if marker is None:
                 continue
             folder = home / marker["name"]
             noted = marker if root == self.root else self._noted(home)
-            if noted is not None and _unchanged(folder, noted["files"]):
-                self._touch(home / _MARKER)
+            if noted is not None and unchanged(folder, noted["files"]):
+                self._touch(home / MARKER)
                 return folder
             if self._rehash(home, marker, own=root == self.root):
                 return folder
@@ -240,59 +227,14 @@ class Cache:
                 self._take_apart(home, marker)
         return None
 
-    def build_snapshot(
-        self, digest: str, name: str, files: Iterable[FileOf], *, fresh: Iterable[str] = (), **about: Any
-    ) -> Path:
-        """The folder of a version, made from blobs that are all in the cache.
+    def distrust(self, blob: Path) -> None:
+        """Forget a blob that turned out broken; one in a layer that cannot be mended is passed over from now on."""
+        if blob.is_relative_to(self.root):
+            discard(blob)
+        else:
+            self._distrusted.add(blob)
 
-        Args:
-            digest: of the manifest.
-            name: of the folder.
-            files: what goes in; every blob is there.
-            fresh: digests of blobs this process has just hashed; all others are hashed again.
-            about: kept in the marker, for `cache ls`.
-        """
-        home = self.root / "snapshots" / hex_of(digest)
-        files, hashed = list(files), set(fresh)
-        self._folder(home.parent)
-        self._folder(self.root / "tmp")
-        work = self.root / "tmp" / unique_name()
-        with storage_errors(self.root / "tmp"):
-            try:
-                folder = work / name
-                folder.mkdir(parents=True)
-                records = []
-                for file in files:
-                    blob = self.find_blob(file.digest, file.size)
-                    if blob is None:
-                        raise IntegrityError(
-                            f"The blob {file.digest} vanished from the cache.",
-                            hint="Try again.",
-                            details={"vanished": True},
-                        )
-                    target = _inside(folder, file.path)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    _link(blob, target, copy=not blob.is_relative_to(self.root))
-                    if file.digest not in hashed or target.stat().st_size != file.size:
-                        self._check(blob, target, file)
-                    records.append([file.path, file.size, file.digest, _fingerprint(target)])
-                document = {"manifest": digest, "name": name, "files": records, **about}
-                write_atomically(work / _MARKER, json.dumps(document).encode(), durable=True)
-                sync_folder(folder)
-                self._name(work, home)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-        return home / name
-
-    def _check(self, blob: Path, target: Path, file: FileOf) -> None:
-        try:
-            _verify(target, file)
-        except IntegrityError as error:
-            self._distrusted.add(blob) if not blob.is_relative_to(self.root) else discard(blob)
-            error.details["vanished"] = True  # it went bad on disk: fetch it anew
-            raise
-
-    def _name(self, work: Path, home: Path) -> None:
+    def install(self, work: Path, home: Path) -> None:
         """Give the finished folder its name, unless another process was faster; a broken one gives way."""
         for _ in range(10):
             try:
@@ -302,8 +244,8 @@ class Cache:
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.EACCES, errno.EPERM, errno.ENOTDIR):
                     raise
-            marker = _read_marker(home)
-            if marker is not None and _unchanged(home / marker["name"], marker["files"]):
+            marker = read_marker(home)
+            if marker is not None and unchanged(home / marker["name"], marker["files"]):
                 return
             try:
                 self._put_aside(home)
@@ -312,7 +254,7 @@ class Cache:
         raise StorageError(f"{home} cannot be written.", hint="Delete it and try again.")
 
     def _noted(self, home: Path) -> dict[str, Any] | None:
-        return _read_json(self._note_path(home))
+        return read_json(self._note_path(home))
 
     def _note_path(self, home: Path) -> Path:
         return self.root / "verified" / f"{hashlib.sha256(os.fsencode(home)).hexdigest()}.json"
@@ -322,45 +264,51 @@ class Cache:
         folder = home / marker["name"]
         records = []
         try:
-            manifest_files = self._files_by_manifest(marker)
+            listed = self._files_by_manifest(home, marker["manifest"])
+            if listed != {path: (size, digest) for path, size, digest, _ in marker["files"]}:
+                return False
             for path, size, digest, _ in marker["files"]:
-                if manifest_files is not None and manifest_files.get(path) != (size, digest):
-                    return False
-                target = _inside(folder, path)
-                _verify(target, FileOf(path, size, digest))
-                records.append([path, size, digest, _fingerprint(target)])
+                target = inside(folder, path)
+                verify_file(target, FileOf(path, size, digest))
+                records.append([path, size, digest, fingerprint(target)])
         except (OSError, ValueError, TypeError):
             return False
         try:
             note = json.dumps({**marker, "files": records}).encode()
             if own:
-                write_atomically(home / _MARKER, note)
+                write_atomically(home / MARKER, note)
             else:
-                self._folder(self.root / "verified")
+                self.make_folder(self.root / "verified")
                 write_atomically(self._note_path(home), note)
         except OSError:
             pass  # a cache that cannot be written is hashed again next time
         return True
 
-    def _files_by_manifest(self, marker: Mapping[str, Any]) -> dict[str, tuple[int, str]] | None:
-        """What the manifest itself lists, so that a forged marker does not vouch for forged files."""
-        data = self.read_blob(marker["manifest"], 1 << 20)
-        if data is None:
-            raise OSError("no manifest")
+    def _files_by_manifest(self, home: Path, digest: str) -> dict[str, tuple[int, str]]:
+        """What the manifest itself lists, so that a forged marker does not vouch for forged files.
+
+        Raises:
+            OSError: no unbroken copy of the manifest.
+        """
+        data = (home / MANIFEST).read_bytes()
+        if hashlib.sha256(data).hexdigest() != hex_of(digest):
+            raise OSError("the manifest is broken")
         return {
             str(file["path"]): (int(file["size"]), str(file["digest"])) for file in json.loads(data).get("files", ())
         }
 
     def _take_apart(self, home: Path, marker: Mapping[str, Any]) -> None:
-        """Remove a broken snapshot and those of its blobs that are broken as well."""
+        """Remove a broken snapshot and those of its blobs that are broken as well. If somebody has replaced it since it was
+        looked at, it stays."""
         for path, size, digest, _ in marker["files"]:
             blob = self.blob_path(digest)
             try:
-                _verify(blob, FileOf(path, size, digest))
+                verify_file(blob, FileOf(path, size, digest))
             except OSError:
                 discard(blob)
         try:
-            self._put_aside(home)
+            if read_marker(home) == marker:
+                self._put_aside(home)
         except OSError:
             pass
 
@@ -375,9 +323,13 @@ class Cache:
             except OSError:
                 continue
             for home in homes:
-                marker = _read_marker(home)
+                marker = read_marker(home)
                 if marker is None:
                     continue
+                try:
+                    used_at = (home / MARKER).stat().st_mtime
+                except OSError:
+                    continue  # removed this very moment
                 found.append(
                     SnapshotInfo(
                         digest=marker["manifest"],
@@ -386,7 +338,7 @@ class Cache:
                         reference=str(marker.get("reference", "")),
                         size=sum(int(file[1]) for file in marker["files"]),
                         files=len(marker["files"]),
-                        used_at=(home / _MARKER).stat().st_mtime,
+                        used_at=used_at,
                         layer=root,
                     )
                 )
@@ -395,7 +347,7 @@ class Cache:
     def remove(self, digest: str) -> int:
         """Remove one version and those of its blobs that no other version uses. Returns the bytes freed."""
         home = self.root / "snapshots" / hex_of(digest)
-        marker = _read_marker(home) or {"files": []}
+        marker = read_marker(home) or {"files": []}
         before = self.size()
         with storage_errors(self.root):
             self._put_aside(home)
@@ -414,12 +366,12 @@ class Cache:
         used = self._used_blobs()
         gone, now = 0, time.time()
         for path in (self.root / "blobs" / "sha256").glob("??/*"):
-            if path.name not in used and now - _modified(path) >= grace:
+            if path.name not in used and now - modified(path) >= grace:
                 discard(path)
                 gone += 1
         for folder in (self.root / "tmp", self.root / "partial"):
             for path in list(folder.iterdir()) if folder.is_dir() else ():
-                if not _alive(path):
+                if not may_be_alive(path):
                     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else discard(path)
                     gone += 1
         return gone
@@ -428,7 +380,7 @@ class Cache:
         used: set[str] = set()
         for info in self.snapshots():
             if info.layer == self.root:
-                marker = _read_marker(info.folder.parent) or {"files": []}
+                marker = read_marker(info.folder.parent) or {"files": []}
                 used.add(hex_of(info.digest))
                 used.update(hex_of(file[2]) for file in marker["files"])
         return used
@@ -436,7 +388,7 @@ class Cache:
     def _put_aside(self, home: Path) -> None:
         """Take a folder out of sight by one rename, then remove it."""
         aside = self.root / "tmp" / unique_name()
-        self._folder(aside.parent)
+        self.make_folder(aside.parent)
         try:
             os.rename(home, aside)
         except FileNotFoundError:
@@ -473,7 +425,7 @@ class Cache:
         """Hash every version again; a broken one in the own layer is taken apart, so that the next use fetches it anew."""
         for info in self.snapshots():
             home = info.folder.parent
-            marker = _read_marker(home)
+            marker = read_marker(home)
             own = info.layer == self.root
             fine = marker is not None and self._rehash(home, marker, own=own)
             if not fine and marker is not None and own:
@@ -481,7 +433,7 @@ class Cache:
             yield info, fine
         for path in (self.root / "blobs" / "sha256").glob("??/*"):
             try:
-                _verify(path, FileOf(path.name, path.stat().st_size, f"sha256:{path.name}"))
+                verify_file(path, FileOf(path.name, path.stat().st_size, f"sha256:{path.name}"))
             except OSError:
                 discard(path)
 
@@ -497,7 +449,7 @@ class Cache:
                 seen[found.st_dev, found.st_ino] = found.st_size
         return sum(seen.values())
 
-    def _folder(self, folder: Path) -> None:
+    def make_folder(self, folder: Path) -> None:
         if folder.is_dir():
             return
         with storage_errors(folder.parent if folder.parent.exists() else self.root):
@@ -515,213 +467,8 @@ class Cache:
             pass
 
 
-class Partial:
-    """A download under way: append, then `commit`. Leaving the `with` block without commit keeps the bytes for later.
-
-    Attributes:
-        offset: bytes present, all of them hashed.
-    """
-
-    def __init__(self, cache: Cache, digest: str, size: int) -> None:
-        self.cache, self.digest, self.size = cache, digest, size
-        self.path = cache.root / "partial" / f"{hex_of(digest)}.{unique_name()}.part"
-        self.offset = 0
-        self.hash = hashlib.sha256()
-        self._done = False
-        with storage_errors(self.path):
-            self._stream = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            try:
-                self._adopt()
-            except BaseException:
-                os.close(self._stream)
-                discard(self.path)
-                raise
-
-    def _adopt(self) -> None:
-        """Begin with the longest prefix an interrupted download left: copied (its writer may not be dead after all) and
-        hashed on the way."""
-        left = [path for path in self.cache._partials(self.digest) if path != self.path and not _alive(path)]
-        for path in sorted(left, key=_size, reverse=True):
-            if not 0 < _size(path) <= self.size:
-                discard(path)
-                continue
-            if self.offset == 0:
-                try:
-                    with path.open("rb") as old:
-                        while self.offset < self.size and (piece := old.read(min(CHUNK, self.size - self.offset))):
-                            self.append(piece)
-                except OSError:
-                    self.restart()
-            discard(path)
-
-    def append(self, piece: bytes | memoryview) -> None:
-        """Write and hash the next bytes."""
-        view = memoryview(piece)
-        self.hash.update(view)
-        with storage_errors(self.path):
-            while view:
-                view = view[os.write(self._stream, view) :]
-        self.offset += len(piece)
-
-    def restart(self) -> None:
-        """Throw away what is there."""
-        os.ftruncate(self._stream, 0)
-        os.lseek(self._stream, 0, os.SEEK_SET)
-        self.offset = 0
-        self.hash = hashlib.sha256()
-
-    def commit(self) -> Path:
-        """Give the finished file its name.
-
-        Raises:
-            IntegrityError: size or sha256 are not what they should be; the bytes are thrown away.
-        """
-        if self.offset != self.size or self.hash.hexdigest() != hex_of(self.digest):
-            wrong = f"{self.offset:,} bytes, sha256:{self.hash.hexdigest()}"
-            self.restart()
-            raise IntegrityError(
-                f"The bytes received are not those asked for: {wrong} instead of {self.size:,} bytes, {self.digest}.",
-                hint="They were thrown away. Try again; if it stays, the hub's copy is broken.",
-            )
-        target = self.cache.blob_path(self.digest)
-        with storage_errors(self.path):
-            os.fsync(self._stream)
-            if os.name == "posix":
-                os.fchmod(self._stream, 0o444)
-            os.close(self._stream)
-            self._done = True
-            replace(self.path, target)
-            sync_folder(target.parent)
-        return target
-
-    def __enter__(self) -> Partial:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if self._done:
-            return
-        os.close(self._stream)
-        if self.offset == 0 or isinstance(error, (StorageError, IntegrityError)):
-            discard(self.path)  # give the space of a full disk back; keep nothing that is known to be wrong
-        else:
-            abandoned = self.path.with_name(f"{hex_of(self.digest)}.0-{os.urandom(8).hex()}.part")
-            try:
-                os.rename(self.path, abandoned)  # process 0: free to be taken up, also by this process
-            except OSError:
-                pass
-
-
-def _link(blob: Path, target: Path, *, copy: bool) -> None:
-    """A hard link where that works; a copy of what belongs to somebody else."""
-    try:
-        if copy:
-            raise OSError(errno.EXDEV, "another layer")
-        os.link(blob, target)
-    except OSError:
-        shutil.copyfile(blob, target)
-        with target.open("rb") as stream:
-            os.fsync(stream.fileno())
-        target.chmod(0o444)
-
-
-def _verify(path: Path, file: FileOf) -> None:
-    """Hash a file.
-
-    Raises:
-        IntegrityError: size or digest differ.
-        OSError: it cannot be read, or is no plain file.
-    """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(handle, "rb", buffering=0) as stream:
-        if os.fstat(stream.fileno()).st_size != file.size:
-            raise IntegrityError(f"{path} has not the {file.size:,} bytes it should have.")
-        if hashlib.file_digest(stream, "sha256").hexdigest() != hex_of(file.digest):
-            raise IntegrityError(f"{path} is not {file.digest}.")
-
-
-def _fingerprint(path: Path) -> list[int]:
-    found = os.stat(path, follow_symlinks=False)
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-
-
-def _unchanged(folder: Path, files: Iterable[Any]) -> bool:
-    try:
-        return all(_fingerprint(_inside(folder, path)) == noted for path, _, _, noted in files)
-    except (OSError, ValueError, TypeError):
-        return False
-
-
-def _inside(folder: Path, path: str) -> Path:
-    """`folder / path` for a plain relative path.
-
-    Raises:
-        IntegrityError: the path leaves the folder, is absolute, or has parts no file system agrees on.
-    """
-    parts = path.split("/")
-    if not path or any(part in ("", ".", "..") or "\\" in part or ":" in part or "\0" in part for part in parts):
-        raise IntegrityError(f"{path!r} is no relative file name.", hint="The manifest is refused.")
-    return folder.joinpath(*parts)
-
-
-def _read_marker(home: Path) -> dict[str, Any] | None:
-    marker = _read_json(home / _MARKER)
-    if not isinstance(marker, dict) or not isinstance(marker.get("files"), list):
-        return None
-    name = marker.get("name")
-    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
-        return None
-    if marker.get("manifest") != f"sha256:{home.name}":
-        return None
-    return marker
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
-def _modified(path: Path) -> float:
+def modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except OSError:
         return time.time()
-
-
-def _alive(path: Path) -> bool:
-    """Whether the process whose number is in the name may still be at work on `path`."""
-    stem = path.name.removesuffix(".part").rpartition(".")[2]
-    number = stem.partition("-")[0]
-    if not number.isdigit() or int(number) == 0:
-        return False
-    try:
-        age = time.time() - path.stat().st_mtime
-    except OSError:
-        return False
-    if age > _ABANDONED:
-        return False
-    if int(number) == os.getpid():
-        return True
-    if os.name == "nt":  # there, signal 0 is no question but Ctrl-C
-        return age < 600.0
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return _foreign() and age < 600.0
-    except OSError:
-        return True
-    return True
-
-
-def _foreign() -> bool:
-    """Whether process numbers in the cache may belong to another machine. Set `ADAPTERHUB_CACHE_SHARED=1` for a cache
-    several machines write to; then a partial file is left alone while it is young."""
-    return os.environ.get("ADAPTERHUB_CACHE_SHARED", "") not in ("", "0")

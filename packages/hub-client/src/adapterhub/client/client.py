@@ -19,24 +19,21 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.client.cache import Cache
 from adapterhub.client.credentials import token_for
+from adapterhub.client.finding import Finder, config_as_json
 from adapterhub.client.index import IndexFiles
 from adapterhub.client.info import AdapterInfo
 from adapterhub.client.settings import DEFAULT_HUB, HUGGING_FACE, Hub, NoHubError, Settings, load_settings
 from adapterhub.spec.errors import (
     AdapterHubError,
     AdapterNotFoundError,
-    AmbiguousAdapterError,
     HubConnectionError,
     IntegrityError,
-    InvalidManifestError,
-    ModelMismatchError,
     OfflineError,
     PolicyError,
-    VersionNotFoundError,
 )
-from adapterhub.spec.index import IndexEntry, lookup
-from adapterhub.spec.reference import AdapterReference, format_reference, parse_reference
-from adapterhub.spec.resolution import Resolution, resolve as resolve_purely
+from adapterhub.spec.index import IndexEntry
+from adapterhub.spec.reference import AdapterReference, parse_reference
+from adapterhub.spec.resolution import Resolution
 
 if TYPE_CHECKING:
     from adapterhub.client.lockfile import Lockfile
@@ -56,17 +53,6 @@ __all__ = [
     "resolve",
     "sync",
 ]
-
-
-#: what a look-up in an outdated copy of the index may wrongly end in
-_FOUND_WRONG = (
-    AdapterNotFoundError,
-    AmbiguousAdapterError,
-    VersionNotFoundError,
-    ModelMismatchError,
-    IntegrityError,
-    InvalidManifestError,
-)
 
 
 class YankedWarning(UserWarning):
@@ -172,7 +158,7 @@ class HubClient:
         parsed = parse_reference(reference)
         context = {
             "model_name": model_name,
-            "config": _config_json(config),
+            "config": config_as_json(config),
             "version_asked": version,
             "type": type,
             "source": source,
@@ -188,135 +174,8 @@ class HubClient:
                 f"{reference!r} is looked up for a base model, and none was given.",
                 hint="Give model_name (--model), or address one adapter as @namespace/name.",
             )
-        index = self._index(hub)
-        asked: dict[str, Any] = {"model_name": model_name, "config": config, "version": version, "type": type}
-        direct_pin = parsed.name is not None and (version or parsed.version) is not None
-        if parsed.digest is not None or direct_pin:  # never changes: any copy of the index will do
-            try:
-                return self._look_up(parsed, index, asked, aliases, accept_stale=True), hub
-            except _FOUND_WRONG:
-                if index.offline:
-                    raise
-        unasked: set[str] = set()
-        try:
-            return self._look_up(parsed, index, asked, aliases, unasked=unasked), hub
-        except _FOUND_WRONG as error:
-            if not unasked or index.offline:
-                if isinstance(error, AdapterNotFoundError):
-                    raise self._explain(error, parsed, hub, asked, aliases) from error
-                raise
-        # what failed used copies of the index that were not asked for now: perhaps it was published a minute ago
-        try:
-            return self._look_up(parsed, index, asked, aliases, refresh=True), hub
-        except AdapterNotFoundError as error:
-            raise self._explain(error, parsed, hub, asked, aliases) from error
-
-    def _look_up(
-        self,
-        parsed: AdapterReference,
-        index: IndexFiles,
-        asked: Mapping[str, Any],
-        aliases: Mapping[str, str] | None,
-        *,
-        accept_stale: bool = False,
-        refresh: bool = False,
-        unasked: set[str] | None = None,
-    ) -> Resolution:
-        """Resolve over the index files the reference needs. An exact match needs no alias table, so it is not fetched."""
-        read: dict[str, bytes | None] = {}
-
-        def contents(paths: list[str]) -> dict[str, bytes | None]:
-            missing = [path for path in paths if path not in read]
-            read.update(index.read(missing, accept_stale=accept_stale, refresh=refresh, unasked=unasked))
-            return {path: read[path] for path in paths}
-
-        def once(table: Mapping[str, str]) -> Resolution:
-            entries, defaults = _drive(parsed, asked, table, contents)
-            self._refuse_pinned_elsewhere(entries, index.source.hub)
-            return resolve_purely(parsed, entries, aliases=table, defaults=defaults, **asked)
-
-        if aliases is not None:
-            return once(aliases)
-        if parsed.name is not None:
-            return once({})
-        try:
-            found = once({})
-            if found.tier == "exact":
-                return found
-        except (AdapterNotFoundError, AmbiguousAdapterError, VersionNotFoundError):
-            pass  # perhaps an alias; what an exact match says is said again
-        return once(self._aliases(contents))
-
-    def _aliases(self, contents: Callable[[list[str]], dict[str, bytes | None]]) -> Mapping[str, str]:
-        import json
-
-        path = "/index/aliases.json"
-        data = contents([path])[path]
-        if data is None:  # a hub without a table of its own uses the specification's
-            from importlib.resources import files
-
-            data = files("adapterhub.spec").joinpath("data/aliases.json").read_bytes()
-        try:
-            table = json.loads(data)
-            table = table.get("aliases", table)
-            return {str(key): value for key, value in table.items() if isinstance(value, str)}
-        except (ValueError, AttributeError) as error:
-            raise HubConnectionError("The hub's alias table is not a JSON object.") from error
-
-    def _refuse_pinned_elsewhere(self, entries: Iterable[IndexEntry], hub: Hub) -> None:
-        from adapterhub.client.settings import fold_name
-
-        pins = self.settings.pins
-        if not pins:
-            return
-        for entry in entries:
-            pinned = pins.get(fold_name(entry.namespace))
-            if pinned is not None and self.settings.hub(pinned).url != hub.url:
-                raise PolicyError(
-                    f"The hub {hub.name!r} offers {entry.adapter}, but @{entry.namespace} is pinned to {pinned!r}.",
-                    hint=f"Ask for it as {pinned}::{entry.adapter}, or name another publisher.",
-                )
-
-    def _explain(
-        self,
-        error: AdapterNotFoundError,
-        parsed: AdapterReference,
-        hub: Hub,
-        asked: Mapping[str, Any],
-        aliases: Mapping[str, str] | None,
-    ) -> AdapterHubError:
-        """The same refusal with what only the whole catalogue knows: close names, other models that have it. Asks the same
-        hub and no other; where it does not answer, the plain refusal stands."""
-        source = self.source(hub)
-        bare = format_reference(AdapterReference(**{**_parts(parsed), "hub": None}))
-        try:
-            if source.offline_capable:
-                from adapterhub.spec.resolution import EntryIndex
-
-                index = EntryIndex(source.entries())  # type: ignore[attr-defined]
-                resolve_purely(bare, index, aliases=aliases or {}, **asked)
-            elif not self.settings.offline and aliases is None:
-                return self._explain_remotely(source, bare, asked) or error
-        except AdapterNotFoundError as better:
-            return better
-        except (AdapterHubError, OSError):
-            pass
-        return error
-
-    def _explain_remotely(self, source: Any, bare: str, asked: Mapping[str, Any]) -> AdapterHubError | None:
-        import json
-
-        from adapterhub.spec.errors import error_from_problem
-
-        config = _config_json(asked["config"])
-        if config is not None and not isinstance(config, str):
-            config = json.dumps(config)
-        params = {"ref": bare, "model": asked["model_name"], "config": config, "type": asked["type"]}
-        answer = source.resolve_remotely({**params, "version": asked["version"]})
-        if answer.status != 404 or "problem+json" not in answer.headers.get("content-type", ""):
-            return None
-        better = error_from_problem(answer.json())
-        return better if isinstance(better, AdapterNotFoundError) else None
+        asked = {"model_name": model_name, "config": config, "version": version, "type": type}
+        return self._finder(hub).find(parsed, asked, aliases), hub
 
     def list_adapters(
         self,
@@ -470,7 +329,7 @@ class HubClient:
                 if isinstance(reference, Resolution) or self.settings.offline or locked:
                     raise
                 asked = {"model_name": model_name, "config": config, "version": version, "type": type}
-                again = self._look_up(parse_reference(reference), self._index(hub), asked, None, refresh=True)
+                again = self._finder(hub).look_up(parse_reference(reference), asked, None, refresh=True)
                 if again.digest == found.digest:
                     raise
                 folder = self._fetch(again, hub, progress)
@@ -627,7 +486,7 @@ class HubClient:
                 raise AdapterNotFoundError(
                     f"{found.adapter}:{found.version} cannot be locked: the hub does not have its bytes."
                 )
-            context = {**asked, "config": _config_json(asked["config"]), "version_asked": asked["version"]}
+            context = {**asked, "config": config_as_json(asked["config"]), "version_asked": asked["version"]}
             del context["version"]
             file.put(
                 Locked(
@@ -747,6 +606,9 @@ class HubClient:
             base=hub.url, token=self._token, offline=self.settings.offline, limits=self.limits or Limits(), log=log
         )
 
+    def _finder(self, hub: Hub) -> Finder:
+        return Finder(self.settings, self._index(hub), self.source(hub))
+
     def _index(self, hub: Hub) -> IndexFiles:
         with self._lock:
             return self._index_files(hub)
@@ -786,43 +648,9 @@ class HubClient:
         self.close()
 
 
-def _drive(
-    parsed: AdapterReference,
-    asked: Mapping[str, Any],
-    aliases: Mapping[str, str],
-    contents: Callable[[list[str]], Mapping[str, bytes | None]],
-) -> tuple[list[IndexEntry], Mapping[tuple[str, str, str], str]]:
-    """Run the spec's `lookup`, feeding it the files it asks for."""
-    steps = lookup(
-        parsed, model_name=asked["model_name"], version=asked["version"], type=asked["type"], aliases=aliases
-    )
-    answer: Any = None
-    while True:
-        try:
-            paths = steps.send(answer)
-        except StopIteration as stop:
-            entries, defaults = stop.value
-            return list(entries), defaults
-        answer = contents(paths)
-
-
-def _config_json(config: Any) -> Any:
-    """A config as it may stand in a lock file or a query."""
-    if config is None or isinstance(config, (str, dict)):
-        return config
-    expand = getattr(config, "expand", None)
-    if callable(expand):
-        return expand()
-    return dict(config) if isinstance(config, Mapping) else str(config)
-
-
 def _from_context(context: Mapping[str, Any]) -> dict[str, Any]:
     asked = {key: context.get(key) for key in ("model_name", "config", "type", "source")}
     return {**asked, "version": context.get("version_asked")}
-
-
-def _parts(parsed: AdapterReference) -> dict[str, Any]:
-    return {name: getattr(parsed, name) for name in AdapterReference.__dataclass_fields__}
 
 
 # -- the same as functions --------------------------------------------------------------------------------------------

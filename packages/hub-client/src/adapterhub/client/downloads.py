@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.client.cache import Cache, FileOf, hex_of
+from adapterhub.client.cache import Cache
 from adapterhub.client.files import replace, storage_errors, unique_name
+from adapterhub.client.staging import Staging
+from adapterhub.client.verification import FileOf, hex_of, inside
 from adapterhub.spec.errors import AdapterNotFoundError, IntegrityError, OfflineError, PolicyError
 from adapterhub.spec.index import IndexEntry
 from adapterhub.spec.reference import fold
@@ -28,6 +30,8 @@ MAX_DOWNLOAD = 64 * 1024**3
 #: kinds of files an adapter is made of
 SUFFIXES = (".safetensors", ".json", ".md", ".txt")
 _WORKERS = 8
+#: how often a file is fetched again that vanishes from the cache before it is used
+_PATIENCE = 10
 
 
 def fetch(
@@ -64,16 +68,10 @@ def fetch(
         if expect is not None and expect != hex_of(digest):
             _check_pin(cache, digest, expect)
         return found
-    for attempt in range(3):
-        try:
-            return _fetch_once(entry, digest, source, cache, hub, offline, expect, show, report)
-        except IntegrityError as error:
-            if not error.details.get("vanished") or attempt == 2:
-                raise
-    raise AssertionError("not reached")
+    return _fetch(entry, digest, source, cache, hub, offline, expect, show, report)
 
 
-def _fetch_once(
+def _fetch(
     entry: IndexEntry,
     digest: str,
     source: Callable[[], Source],
@@ -111,23 +109,21 @@ def _fetch_once(
     files = _files_of(data, entry, digest, expect)
     if fresh_manifest:
         cache.write_blob(digest, data)
-    missing = {file.digest: file for file in files if cache.find_blob(file.digest, file.size) is None}
-    fresh: list[str] = []
-    if missing:
-        fresh = _download_all(list(missing.values()), reach("a file"), cache, entry, show, report)
-    for file in files:
-        if file.path.endswith(".safetensors"):
-            _check_weights(cache, file, entry)
-    return cache.build_snapshot(
-        digest,
-        _folder_name(entry.name),
-        files,
-        fresh=fresh,
-        reference=f"{entry.adapter}:{entry.version}",
-        hub=hub.name,
-        full_id=entry.id,
-        model_name=entry.model_name,
-    )
+    with Staging(cache, _folder_name(entry.name)) as staging:
+        missing = [file for file in files if staging.take(file) is None]
+        if missing:
+            _download_all(missing, reach("a file"), cache, staging, entry, show, report)
+        for file in files:
+            if file.path.endswith(".safetensors"):
+                _check_weights(inside(staging.folder, file.path), file, entry)
+        return staging.finish(
+            digest,
+            data,
+            reference=f"{entry.adapter}:{entry.version}",
+            hub=hub.name,
+            full_id=entry.id,
+            model_name=entry.model_name,
+        )
 
 
 def _files_of(data: bytes, entry: IndexEntry, digest: str, expect: str | None) -> list[FileOf]:
@@ -161,15 +157,12 @@ def _files_of(data: bytes, entry: IndexEntry, digest: str, expect: str | None) -
     return files
 
 
-def _check_weights(cache: Cache, file: FileOf, entry: IndexEntry) -> None:
+def _check_weights(path: Path, file: FileOf, entry: IndexEntry) -> None:
     """Refuse weights whose header lies, whatever the hub let pass: they are the published bytes, but no safetensors file."""
     from adapterhub.spec.safetensors_header import SafetensorsError, read_header
 
-    blob = cache.find_blob(file.digest, file.size)
-    if blob is None:
-        return  # building the folder says so
     try:
-        read_header(blob)
+        read_header(path)
     except SafetensorsError as error:
         raise IntegrityError(
             f"{file.path} of {entry.adapter}:{entry.version} is no sound safetensors file: {error}.",
@@ -195,39 +188,48 @@ def _download_all(
     files: list[FileOf],
     source: Source,
     cache: Cache,
+    staging: Staging,
     entry: IndexEntry,
     show: bool,
     report: Callable[[int, int], Any] | None,
-) -> list[str]:
-    """Download blobs side by side under one display. Returns the digests this process hashed."""
+) -> None:
+    """Download files side by side under one display, and take each in as soon as it is there."""
     from adapterhub.client.progress import transfer_display
 
     total = sum(file.size for file in files)
     cache.require_space(total)
 
-    def one(file: FileOf) -> str | None:
-        return file.digest if _download(file, source, cache, advance) else None
+    def one(file: FileOf) -> None:
+        for _ in range(_PATIENCE):
+            mine = _download(file, source, cache, advance)
+            if staging.take(file, fresh=mine) is not None:
+                return
+            advance(-file.size)  # removed, or gone bad, between here and there
+        raise IntegrityError(
+            f"{file.path} of {entry.adapter} does not stay in the cache ({cache.root}).",
+            hint="Is something else emptying it? Try again.",
+        )
 
     with transfer_display(entry.adapter, total, enabled=show, report=report) as advance:
         if len(files) == 1:
-            done: Iterable[str | None] = [one(files[0])]
-        else:
-            from concurrent.futures import ThreadPoolExecutor
+            one(files[0])
+            return
+        from concurrent.futures import ThreadPoolExecutor
 
-            largest_first = sorted(files, key=lambda file: -file.size)
-            with ThreadPoolExecutor(min(_WORKERS, len(files))) as pool:
-                jobs = [pool.submit(one, file) for file in largest_first]
-                try:
-                    done = [job.result() for job in jobs]
-                except BaseException:
-                    for job in jobs:
-                        job.cancel()
-                    raise
-    return [digest for digest in done if digest is not None]
+        largest_first = sorted(files, key=lambda file: -file.size)
+        with ThreadPoolExecutor(min(_WORKERS, len(files))) as pool:
+            jobs = [pool.submit(one, file) for file in largest_first]
+            try:
+                for job in jobs:
+                    job.result()
+            except BaseException:
+                for job in jobs:
+                    job.cancel()
+                raise
 
 
 def _download(file: FileOf, source: Source, cache: Cache, advance: Callable[[int], None]) -> bool:
-    """Get one blob into the cache. False if another process was faster."""
+    """Get one blob into the cache. False if it is there already: another process was faster."""
     with cache.hint(file.digest):
         if cache.find_blob(file.digest, file.size) is not None:
             advance(file.size)

@@ -235,7 +235,7 @@ class IndexFiles:
         }
         target = self._path(path, self.cache.root)
         try:
-            self.cache._folder(target.parent)
+            self.cache.make_folder(target.parent)
             write_atomically(target, json.dumps(about).encode() + b"\n" + body, durable=False)
         except (StorageError, OSError):
             pass  # without a copy the next call asks again; resolving still works

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from adapterhub.client.cache import CHUNK, Partial, hex_of
 from adapterhub.client.index import IndexAnswer
 from adapterhub.client.info import AdapterInfo
+from adapterhub.client.partials import CHUNK, Partial
 from adapterhub.client.settings import Hub
+from adapterhub.client.verification import hex_of
 from adapterhub.spec.errors import HubConnectionError, IntegrityError
 from adapterhub.spec.index import IndexEntry, read_lines
 from adapterhub.spec.reference import fold

@@ -1,0 +1,157 @@
+"""Downloads under way: bytes hashed as they are written, kept when they are interrupted, named when they are right."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adapterhub.client.files import discard, replace, storage_errors, sync_folder, unique_name
+from adapterhub.client.verification import hex_of
+from adapterhub.spec.errors import IntegrityError, StorageError
+
+if TYPE_CHECKING:
+    from adapterhub.client.cache import Cache
+
+__all__ = ["CHUNK", "Partial", "may_be_alive", "size_of"]
+
+#: bytes read, hashed and written at a time
+CHUNK = 1024 * 1024
+#: seconds after which a partial file or temporary folder without a living owner is rubbish
+_ABANDONED = 24 * 3600.0
+
+
+class Partial:
+    """A download under way: append, then `commit`. Leaving the `with` block without commit keeps the bytes for later.
+
+    Attributes:
+        offset: bytes present, all of them hashed.
+    """
+
+    def __init__(self, cache: Cache, digest: str, size: int) -> None:
+        self.cache, self.digest, self.size = cache, digest, size
+        self.path = cache.root / "partial" / f"{hex_of(digest)}.{unique_name()}.part"
+        self.offset = 0
+        self.hash = hashlib.sha256()
+        self._done = False
+        with storage_errors(self.path):
+            self._stream = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            try:
+                self._adopt()
+            except BaseException:
+                os.close(self._stream)
+                discard(self.path)
+                raise
+
+    def _adopt(self) -> None:
+        """Begin with the longest prefix an interrupted download left: copied (its writer may not be dead after all) and
+        hashed on the way."""
+        left = [path for path in self.cache.partials_of(self.digest) if path != self.path and not may_be_alive(path)]
+        for path in sorted(left, key=size_of, reverse=True):
+            if not 0 < size_of(path) <= self.size:
+                discard(path)
+                continue
+            if self.offset == 0:
+                try:
+                    with path.open("rb") as old:
+                        while self.offset < self.size and (piece := old.read(min(CHUNK, self.size - self.offset))):
+                            self.append(piece)
+                except OSError:
+                    self.restart()
+            discard(path)
+
+    def append(self, piece: bytes | memoryview) -> None:
+        """Write and hash the next bytes."""
+        view = memoryview(piece)
+        self.hash.update(view)
+        with storage_errors(self.path):
+            while view:
+                view = view[os.write(self._stream, view) :]
+        self.offset += len(piece)
+
+    def restart(self) -> None:
+        """Throw away what is there."""
+        os.ftruncate(self._stream, 0)
+        os.lseek(self._stream, 0, os.SEEK_SET)
+        self.offset = 0
+        self.hash = hashlib.sha256()
+
+    def commit(self) -> Path:
+        """Give the finished file its name.
+
+        Raises:
+            IntegrityError: size or sha256 are not what they should be; the bytes are thrown away.
+        """
+        if self.offset != self.size or self.hash.hexdigest() != hex_of(self.digest):
+            wrong = f"{self.offset:,} bytes, sha256:{self.hash.hexdigest()}"
+            self.restart()
+            raise IntegrityError(
+                f"The bytes received are not those asked for: {wrong} instead of {self.size:,} bytes, {self.digest}.",
+                hint="They were thrown away. Try again; if it stays, the hub's copy is broken.",
+            )
+        target = self.cache.blob_path(self.digest)
+        with storage_errors(self.path):
+            os.fsync(self._stream)
+            if os.name == "posix":
+                os.fchmod(self._stream, 0o444)
+            os.close(self._stream)
+            self._done = True
+            replace(self.path, target)
+            sync_folder(target.parent)
+        return target
+
+    def __enter__(self) -> Partial:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._done:
+            return
+        os.close(self._stream)
+        if self.offset == 0 or isinstance(error, (StorageError, IntegrityError)):
+            discard(self.path)  # give the space of a full disk back; keep nothing that is known to be wrong
+        else:
+            abandoned = self.path.with_name(f"{hex_of(self.digest)}.0-{os.urandom(8).hex()}.part")
+            try:
+                os.rename(self.path, abandoned)  # process 0: free to be taken up, also by this process
+            except OSError:
+                pass
+
+
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def may_be_alive(path: Path) -> bool:
+    """Whether the process whose number is in the name may still be at work on `path`."""
+    stem = path.name.removesuffix(".part").rpartition(".")[2]
+    number = stem.partition("-")[0]
+    if not number.isdigit() or int(number) == 0:
+        return False
+    try:
+        age = time.time() - path.stat().st_mtime
+    except OSError:
+        return False
+    if age > _ABANDONED:
+        return False
+    if int(number) == os.getpid():
+        return True
+    if os.name == "nt":  # there, signal 0 is no question but Ctrl-C
+        return age < 600.0
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return _foreign() and age < 600.0
+    except OSError:
+        return True
+    return True
+
+
+def _foreign() -> bool:
+    """Whether process numbers in the cache may belong to another machine. Set `ADAPTERHUB_CACHE_SHARED=1` for a cache
+    several machines write to; then a partial file is left alone while it is young."""
+    return os.environ.get("ADAPTERHUB_CACHE_SHARED", "") not in ("", "0")
