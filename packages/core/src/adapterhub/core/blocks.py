@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AtEmbedding",
     "AtSublayer",
+    "Chain",
     "Chunks",
     "Mean",
     "Operation",
-    "Sequence_",
     "build",
+    "rows_one_by_one",
 ]
 
 
@@ -119,7 +120,7 @@ class AtEmbedding(Operation):
         return found
 
 
-class Sequence_(Operation):
+class Chain(Operation):
     """One after the other: each sees the value the one before gave."""
 
     def __init__(self, parts: Sequence[Operation]) -> None:
@@ -251,7 +252,7 @@ def build(setup: Composition | Rows | str | None, site: HookedSite, *, expand: b
     if not present:
         return None
     if isinstance(setup, Stack):
-        return present[0] if len(present) == 1 else Sequence_(present)
+        return present[0] if len(present) == 1 else Chain(present)
     if isinstance(setup, Average):
         return Mean(parts, setup.shares())
     if isinstance(setup, Split):
@@ -274,6 +275,3 @@ def rows_one_by_one(rows: Rows, site: HookedSite, *, expand: bool) -> Operation 
     if all(part is None for part in parts):
         return None
     return Chunks(parts, [count for _, count in runs], 0, expand=expand)
-
-
-__all__ += ["rows_one_by_one"]

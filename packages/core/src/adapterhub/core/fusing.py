@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapterhub.core.bank import Kept, matrices
-from adapterhub.core.blocks import AtSublayer, Operation, Sequence_
+from adapterhub.core.blocks import AtSublayer, Operation, Chain
 from adapterhub.core.methods.bottleneck import Bottleneck
 from adapterhub.core.methods.fusion import FusionLayer
 from adapterhub.core.overrides import attention_listener
@@ -46,7 +46,7 @@ def fusing(block: Fuse, layer: nn.Module, site: SublayerSite) -> Operation | Non
         if modules:
             *first, last = [module for module in modules if isinstance(module, Bottleneck)]
             before = [AtSublayer(module, site.norm, alone=site.alone) for module in first]
-            children.append((Sequence_(before) if before else None, last))
+            children.append((Chain(before) if before else None, last))
     if not children:
         return None
     simple = all(before is None and _simple(module) for before, module in children)

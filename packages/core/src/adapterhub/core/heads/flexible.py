@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.generation import GenerationMixin
 from transformers.utils import ModelOutput
 
-from adapterhub.core.blocks import Sequence_
+from adapterhub.core.blocks import Chain
 from adapterhub.core.heads import build_head
 from adapterhub.core.heads.attached import segments_of
 from adapterhub.core.heads.base import HeadInput, PredictionHead
@@ -430,7 +430,7 @@ def _inverse(model: Any) -> Any:
 
 
 def _inverse_of(operation: Any) -> Any:
-    if isinstance(operation, Sequence_):
+    if isinstance(operation, Chain):
         steps = [_inverse_of(part) for part in reversed(operation.parts)]
         return lambda value: reduce(lambda given, step: step(given), steps, value)
     return getattr(operation, "inverse", None)
