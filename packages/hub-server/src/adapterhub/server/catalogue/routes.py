@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse, Response
 
-from adapterhub.server.catalogue import service
+from adapterhub.server.catalogue import explore, service
 from adapterhub.server.dependencies import StorageOf, ViewerOf
 from adapterhub.server.search.question import Question
 from adapterhub.server.search.service import search
@@ -97,14 +97,14 @@ def counts(storage: StorageOf) -> dict[str, Any]:
 def explore_kind(storage: StorageOf, kind: Kind, q: Text = "") -> dict[str, Any]:
     """Tasks or languages that have adapters, with counts."""
     with storage.database.read() as connection:
-        return {"kind": kind, "items": [view.to_json() for view in service.explore_kind(connection, kind, q)]}
+        return {"kind": kind, "items": [view.to_json() for view in explore.explore_kind(connection, kind, q)]}
 
 
 @router.get("/explore/{kind}/{task}", summary="Second explore level")
 def explore_task(storage: StorageOf, kind: Kind, task: Segment) -> dict[str, Any]:
     """Data sets of a task, or domains of a language, that have adapters."""
     with storage.database.read() as connection:
-        return service.explore_task(connection, kind, task).to_json()
+        return explore.explore_task(connection, kind, task).to_json()
 
 
 @router.get("/explore/{kind}/{task}/{subtask}", summary="Third explore level")
@@ -128,7 +128,7 @@ def explore_subtask(
         "non_linearity": non_linearity,
     }  # fmt: skip
     with storage.database.read() as connection:
-        _task, view, page = service.explore_adapters(
+        _task, view, page = explore.explore_adapters(
             connection, kind, task, subtask, filters, cursor=cursor, limit=limit
         )
     return {**view.to_json(), **page.to_json()}

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 from sqlalchemy import Connection
 
 from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
-from adapterhub.server.catalogue import service
+from adapterhub.server.catalogue import explore, service
 from adapterhub.server.search.question import SORTS, Question
 from adapterhub.server.search.service import search
 from adapterhub.server.web.markdown import render_markdown
@@ -37,13 +37,13 @@ def landing_page(connection: Connection, site: Site) -> str:
         popular = ()
     return render(
         "landing.html", site, path="/", twin="/v1/counts", counts=service.hub_counts(connection), popular=popular, newest=newest,
-        popular_tasks=service.popular_tasks(connection, 6), start_snippets=start,
+        popular_tasks=explore.popular_tasks(connection, 6), start_snippets=start,
     )  # fmt: skip
 
 
 def explore_kind_page(connection: Connection, site: Site, kind: str, text: str = "") -> str:
     """`/explore/task` and `/explore/language`"""
-    tasks = service.explore_kind(connection, kind, text, subtasks=None if site.static else 6)
+    tasks = explore.explore_kind(connection, kind, text, subtasks=None if site.static else 6)
     return render(
         "explore_kind.html", site, path=f"/explore/{kind}", section=kind, twin=f"/v1/explore/{kind}{_query({'q': text})}", kind=kind, title=KIND_TITLES[kind],
         tasks=tasks, q=text,
@@ -52,7 +52,7 @@ def explore_kind_page(connection: Connection, site: Site, kind: str, text: str =
 
 def explore_task_page(connection: Connection, site: Site, kind: str, task: str) -> str:
     """`/explore/task/sentiment`"""
-    view = service.explore_task(connection, kind, task)
+    view = explore.explore_task(connection, kind, task)
     return render(
         "explore_task.html",
         site,
@@ -76,8 +76,8 @@ def explore_subtask_page(
     limit: int = 24,
 ) -> str:
     """`/explore/task/sentiment/sst-2`"""
-    filters = {name: filters[name] for name in service.CELL_FILTERS if filters.get(name)}
-    task_view, view, page = service.explore_adapters(
+    filters = {name: filters[name] for name in explore.CELL_FILTERS if filters.get(name)}
+    task_view, view, page = explore.explore_adapters(
         connection, kind, task, subtask, filters, cursor=cursor, limit=_WHOLE if site.static else limit
     )
     path = f"/explore/{kind}/{quote(task_view.id)}/{quote(view.id)}"
@@ -109,7 +109,7 @@ def adapter_page(
     """`/@ns/name` and `/@ns/name/versions/1.0`"""
     detail = service.adapter_detail(connection, namespace, name, version, viewer)
     summary = detail.summary
-    task_name, subtask_name = service.task_names(connection, summary.kind, summary.task, summary.subtask)
+    task_name, subtask_name = explore.task_names(connection, summary.kind, summary.task, summary.subtask)
     path = f"/@{quote(summary.namespace)}/{quote(summary.name)}" + (f"/versions/{quote(version)}" if version else "")
     default = next((view.version for view in detail.versions if view.is_default), detail.version.version)
     return render(

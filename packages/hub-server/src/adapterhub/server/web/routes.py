@@ -16,8 +16,8 @@ from fastapi.routing import APIRoute
 from sqlalchemy import Connection, select
 from starlette.exceptions import HTTPException
 
+from adapterhub.server.catalogue.explore import CELL_FILTERS
 from adapterhub.server.catalogue.routes import NO_NUL
-from adapterhub.server.catalogue.service import CELL_FILTERS
 from adapterhub.server.dependencies import StorageOf, ViewerOf, public_url
 from adapterhub.server.search.question import FILTERS, Question
 from adapterhub.server.storage.tables import hub
