@@ -179,3 +179,21 @@ def test_ranges_of_a_blob(filled: Hub, tmp_path: Path) -> None:
     assert "immutable" in answer.headers["cache-control"]
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "sandbox" in answer.headers["content-security-policy"]
+
+
+def test_a_word_that_finds_many_tasks_is_ambiguous_until_it_is_narrowed_down(hub: Hub, tmp_path: Path) -> None:
+    one, other = hub.member("one"), hub.member("other")
+    for number in range(10):
+        folder = write_folder(tmp_path / str(number), seed=number)
+        publish(one, folder, f"task-{number}/news@one", name=f"a{number}").raise_for_status()
+    lone = write_folder(tmp_path / "other", seed=99, preset="houlsby")
+    publish(other, lone, "task-3/news@other", name="b").raise_for_status()
+    where = {"ref": "news", "model": "bert-base-uncased"}
+    everything = hub.http.get("/v1/resolve", params=where)
+    assert (everything.status_code, len(everything.json()["candidates"])) == (409, 11)
+    mine = hub.http.get("/v1/resolve", params={**where, "ref": "news@one"})
+    assert (mine.status_code, len(mine.json()["candidates"])) == (409, 10)
+    assert hub.http.get("/v1/resolve", params={**where, "ref": "news@other"}).json()["decided_by"] == "namespace"
+    assert hub.http.get("/v1/resolve", params={**where, "config": "houlsby"}).json()["decided_by"] == "config"
+    absent = hub.http.get("/v1/resolve", params={**where, "ref": "news@nobody"})
+    assert (absent.status_code, absent.json()["code"]) == (404, "NotFound")

@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, false, func, or_, select, true, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, false, func, or_, select, true, tuple_
 
 from adapterhub.server.accounts.viewer import Viewer
 from adapterhub.server.storage.records import entry_of
@@ -37,6 +37,8 @@ _SIMILAR_SECONDS = 30.0
 _SIMILAR_MODELS = 64
 _CACHED_PAIRS = 2048
 _FEW_PAIRS = 8  # up to so many pairs are asked for one by one, and kept
+_ENOUGH_ENTRIES = 2000  # to tell that a word is ambiguous
+_A_FEW_OTHERS = 100
 
 
 @functools.cache
@@ -73,7 +75,10 @@ def resolve_reference(
         return resolve(parsed, [], **context)  # raises, saying what is missing
     else:
         keys = _matching_pairs(connection, parsed, viewer, model_name, version is not None, type, aliases)
-        index = entries_of_pairs(connection, model_name, keys, viewer)
+        if len(keys) > _FEW_PAIRS:
+            index = _entries_of_many(connection, parsed, model_name, keys, viewer, all_of_them=config is not None)
+        else:
+            index = entries_of_pairs(connection, model_name, keys, viewer)
         defaults = default_pointers(connection, model_name, keys) if keys else {}
     try:
         return resolve(parsed, index, defaults=defaults, **context)
@@ -100,8 +105,6 @@ def entries_of_pairs(
     """All published versions for a model and these folded (task, subtask), in the order they were published."""
     if not keys:
         return []
-    if len(keys) > _FEW_PAIRS:
-        return _entries_of_many(connection, model_name, keys, viewer)
     stamps = _stamps(connection, model_name, keys)
     public = [_cache.get(connection, model_name, key, stamps.get(key, 0)) for key in keys]
     private = _private_entries(connection, model_name, keys, viewer)
@@ -132,14 +135,43 @@ def default_pointers(
 
 
 def _entries_of_many(
-    connection: Connection, model_name: str, keys: Sequence[tuple[str, str]], viewer: Viewer
+    connection: Connection,
+    reference: AdapterReference,
+    model_name: str,
+    keys: Sequence[tuple[str, str]],
+    viewer: Viewer,
+    *,
+    all_of_them: bool,
 ) -> list[IndexEntry]:
-    """The same for a word that finds many pairs, which is hardly ever asked twice and mostly ambiguous."""
+    """The entries for a word that finds many pairs. It is ambiguous unless a publisher or a config narrows it down, so that
+    without these a part of the entries tells as much as all."""
+    limit = None if all_of_them else _ENOUGH_ENTRIES
+    found: list[IndexEntry] = []
+    if reference.namespace is not None and not all_of_them:
+        own = organisations.c.key == fold(reference.namespace)
+        found += _some_entries(connection, model_name, keys, viewer, None, own)
+        limit = _A_FEW_OTHERS  # that there are others, too, is part of the answer
+    return found + _some_entries(connection, model_name, keys, viewer, limit, true())
+
+
+def _some_entries(
+    connection: Connection,
+    model_name: str,
+    keys: Sequence[tuple[str, str]],
+    viewer: Viewer,
+    limit: int | None,
+    condition: ColumnElement[bool],
+) -> list[IndexEntry]:
     found: list[IndexEntry] = []
     for start in range(0, len(keys), 400):
         some = tuple_(adapters.c.task_key, adapters.c.subtask_key).in_(list(keys[start : start + 400]))
-        query = _lines().where(adapters.c.model_name == model_name, some, viewer.sees(adapters))
-        found += [entry_of(row.line) for row in connection.execute(query.order_by(versions.c.serial))]
+        query = _lines().where(adapters.c.model_name == model_name, some, viewer.sees(adapters), condition)
+        query = query.order_by(versions.c.serial)
+        if limit is not None:
+            query = query.limit(limit - len(found))
+        found += [entry_of(row.line) for row in connection.execute(query)]
+        if limit is not None and len(found) >= limit:
+            break
     return found
 
 
