@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapterhub.core.bank import Kept, matrices
-from adapterhub.core.blocks import AtSublayer, Operation, Chain
+from adapterhub.core.blocks import AtSublayer, Chain, Operation
 from adapterhub.core.methods.bottleneck import Bottleneck
 from adapterhub.core.methods.fusion import FusionLayer
 from adapterhub.core.overrides import attention_listener
