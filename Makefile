@@ -92,7 +92,7 @@ demo: $(STAMPS)/packages
 	@DEMO_PIP_FLAGS='$(PIP_FLAGS)' $(BIN)/python -m demo $(if $(KEEP),--keep)
 
 test: $(STAMPS)/extras
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(filter-out 0,$(TEST_WORKERS)),-n $(TEST_WORKERS) --dist loadfile) $(TEST_FLAGS)
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(if $(filter-out 0,$(TEST_WORKERS)),-n $(TEST_WORKERS) --dist loadfile) $(TEST_FLAGS)
 
 lint: $(STAMPS)/lint
 	$(call say,ruff check)
