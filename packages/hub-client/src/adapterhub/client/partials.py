@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ __all__ = ["CHUNK", "Partial", "may_be_alive", "size_of"]
 
 #: bytes read, hashed and written at a time
 CHUNK = 1024 * 1024
+#: bytes after which the disk is asked to begin writing
+_SYNC_EVERY = 16 * 1024 * 1024
 #: seconds after which a partial file or temporary folder without a living owner is rubbish
 _ABANDONED = 24 * 3600.0
 
@@ -36,6 +39,9 @@ class Partial:
         self.offset = 0
         self.hash = hashlib.sha256()
         self._done = False
+        self._unsynced = 0
+        self._syncing: threading.Thread | None = None
+        self._sync_error: OSError | None = None
         with storage_errors(self.path):
             self._stream = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             try:
@@ -70,6 +76,22 @@ class Partial:
             while view:
                 view = view[os.write(self._stream, view) :]
         self.offset += len(piece)
+        self._unsynced += len(piece)
+        if self._unsynced >= _SYNC_EVERY and (self._syncing is None or not self._syncing.is_alive()):
+            self._unsynced = 0
+            self._syncing = threading.Thread(target=self._sync, daemon=True)
+            self._syncing.start()
+
+    def _sync(self) -> None:
+        """Let the disk begin while the rest is still coming. A failure is told once per open file: it is kept for `commit`."""
+        try:
+            os.fsync(self._stream)
+        except OSError as error:
+            self._sync_error = error
+
+    def _end_sync(self) -> None:
+        if self._syncing is not None:
+            self._syncing.join()
 
     def restart(self) -> None:
         """Throw away what is there."""
@@ -92,7 +114,10 @@ class Partial:
                 hint="They were thrown away. Try again; if it stays, the hub's copy is broken.",
             )
         target = self.cache.blob_path(self.digest)
+        self._end_sync()
         with storage_errors(self.path):
+            if self._sync_error is not None:
+                raise self._sync_error
             os.fsync(self._stream)
             if os.name == "posix":
                 os.fchmod(self._stream, 0o444)
@@ -108,6 +133,7 @@ class Partial:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self._done:
             return
+        self._end_sync()
         os.close(self._stream)
         if self.offset == 0 or isinstance(error, (StorageError, IntegrityError)):
             discard(self.path)  # give the space of a full disk back; keep nothing that is known to be wrong
