@@ -197,3 +197,8 @@ def test_a_word_that_finds_many_tasks_is_ambiguous_until_it_is_narrowed_down(hub
     assert hub.http.get("/v1/resolve", params={**where, "config": "houlsby"}).json()["decided_by"] == "config"
     absent = hub.http.get("/v1/resolve", params={**where, "ref": "news@nobody"})
     assert (absent.status_code, absent.json()["code"]) == (404, "NotFound")
+
+
+def test_an_over_long_reference_is_no_reference(hub: Hub) -> None:
+    answer = hub.http.get("/v1/resolve", params={"ref": "a" * 6000, "model": "bert-base-uncased"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "InvalidReference")

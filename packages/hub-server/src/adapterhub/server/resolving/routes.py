@@ -51,7 +51,7 @@ async def resolve(
     request: Request,
     storage: StorageOf,
     viewer: ViewerOf,
-    ref: Annotated[str, Query(max_length=1024, description="`task/subtask@ns:version`, a word, or `@ns/name`")],
+    ref: Annotated[str, Query(max_length=16384, description="`task/subtask@ns:version`, a word, or `@ns/name`")],
     model: Annotated[
         str | None, Query(max_length=255, description="Base model; needed unless the reference is `@ns/name`")
     ] = None,
