@@ -61,7 +61,7 @@ def _pad(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> dict[str,
 def train(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, snippets: Sequence[Snippet], recipe: Recipe, title: str
 ) -> float:
-    """Train every parameter that asks for gradients with AdamW and a rate falling linearly to zero; return the last epoch's mean loss."""
+    """Train every parameter that asks for gradients with AdamW at a constant rate; return the last epoch's mean loss."""
     torch.manual_seed(recipe.seed)
     source = random.Random(recipe.seed)
     rows = _encode(tokenizer, snippets)
@@ -69,7 +69,6 @@ def train(
     lengths = [len(row) for row in rows]
     steps = recipe.epochs * -(-len(rows) // recipe.batch_size)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=recipe.learning_rate)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     model.train()
     mean = 0.0
     with counting(title, steps) as advance:
@@ -79,7 +78,6 @@ def train(
                 output = model(**_pad(tokenizer, [rows[i] for i in batch]), labels=labels[batch])
                 output.loss.backward()
                 optimizer.step()
-                schedule.step()
                 optimizer.zero_grad(set_to_none=True)
                 total += float(output.loss.detach()) * len(batch)
                 advance(f"loss {float(output.loss.detach()):.3f}")
