@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from adapterhub.core.card import card
+from adapterhub.core.compatibility import COMPAT, check_compat, check_reproducible, follow
 from adapterhub.core.families import legacy_hosts
 from adapterhub.core.formats import adapters_v1_folders, detect, detect_fusion, native
 from adapterhub.core.formats.adapters_v1_folders import LegacyPlaces
@@ -43,9 +44,6 @@ __all__ = [
     "save_adapter_fusion",
     "write_checkpoint",
 ]
-
-#: What `load_adapter(compat=…)` takes.
-COMPAT = "adapters-1.3"
 
 _last: list[LoadReport] = []
 _REPORTS = "_adapterhub_reports"
@@ -175,8 +173,7 @@ def load_adapter(
         CheckpointError: files or tensors that do not fit.
         InvalidConfigError: the name is taken.
     """
-    if compat not in (None, COMPAT):
-        raise InvalidConfigError(f"There is no compat={compat!r}.", hint=f"Known: {COMPAT}.")
+    check_compat(compat)
     pool = pool_of(model)
     folder = resolve_to_folder(
         reference,
@@ -190,6 +187,7 @@ def load_adapter(
         raise CheckpointError(f"There is no adapter_config.json in {folder}.", hint="Give the folder of an adapter.")
     checkpoint = read_adapter(folder, pool, with_head)
     check_base_model(checkpoint.base_model, pool, folder, strict)
+    check_reproducible(checkpoint, pool, strict)
     name = load_as or checkpoint.name
     if name in pool.adapters and not overwrite_ok:
         raise InvalidConfigError(
@@ -221,7 +219,7 @@ def load_adapter(
         if head_keys:
             heads_of(model).delete(name)
         raise
-    notes += _dora(checkpoint, adapter, compat)
+    notes += follow(checkpoint, adapter, pool, compat)
     _note(pool, _report(name, folder, checkpoint, adapter, head_keys, [*checkpoint.notes, *notes, *dropped]))
     if set_active:
         _activate(model, name)
@@ -468,18 +466,6 @@ def _owned(files: Iterable[str]) -> set[str]:
         "pytorch_adapter.bin",
         "pytorch_model_head.bin",
     }
-
-
-def _dora(checkpoint: AdapterCheckpoint, adapter: Adapter, compat: str | None) -> list[str]:
-    """DoRA of adapters 1.3 is computed as there under `compat`; otherwise as published, and the report says so."""
-    modules = [module for module in adapter.modules.values() if getattr(module, "magnitude", None) is not None]
-    if not modules or checkpoint.format != "adapters":
-        return []
-    if compat == COMPAT:
-        for module in modules:
-            module.unscaled_norm = True  # type: ignore[assignment]
-        return []
-    return [f"adapters 1.3 computes DoRA in another way than it was published; compat={COMPAT!r} gives its numbers"]
 
 
 def _check_dora(adapter: Adapter, pool: Pool, format: str) -> None:
