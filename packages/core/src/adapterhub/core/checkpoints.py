@@ -474,7 +474,7 @@ def _check_dora(adapter: Adapter, pool: Pool, format: str) -> None:
     Raises:
         CheckpointError: it does not.
     """
-    from adapterhub.core.linear_sites import LinearSite
+    from adapterhub.core.sites.linears import LinearSite
 
     for key, module in adapter.modules.items():
         if getattr(module, "magnitude", None) is None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from adapterhub.core.linear_sites import LinearInputSite, LinearSite
 from adapterhub.core.methods.ia3 import IA3
 from adapterhub.core.methods.lora import LoRA, dense_weight
 from adapterhub.core.plan import names_in
 from adapterhub.core.pool import pool_of
+from adapterhub.core.sites.linears import LinearInputSite, LinearSite
 from adapterhub.spec.errors import InvalidConfigError
 
 if TYPE_CHECKING:

@@ -47,11 +47,11 @@ from adapterhub.spec.config import AdapterConfig, parse_config
 from adapterhub.spec.errors import AdapterHubError, AdapterNotFoundError, CheckpointError, InvalidConfigError
 
 if TYPE_CHECKING:
-    from adapterhub.core.attention_sites import AttentionSite
-    from adapterhub.core.layer_sites import LayerSite
-    from adapterhub.core.linear_sites import LinearSite
     from adapterhub.core.merged import Merged
-    from adapterhub.core.prompt_sites import PromptSite
+    from adapterhub.core.sites.attention import AttentionSite
+    from adapterhub.core.sites.layers import LayerSite
+    from adapterhub.core.sites.linears import LinearSite
+    from adapterhub.core.sites.prompts import PromptSite
     from adapterhub.spec.fusion import FusionConfig
 
 __all__ = ["Adapter", "Fusion", "Pool", "live_pools", "pool_of"]
@@ -178,25 +178,25 @@ class Pool:
         Raises:
             InvalidConfigError: a target that fits no map.
         """
-        from adapterhub.core.linear_sites import linear_sites
+        from adapterhub.core.sites.linears import linear_sites
 
         return linear_sites(self, roles, targets, on_input=on_input)
 
     def layer_sites(self) -> list[LayerSite]:
         """The outputs of all layers."""
-        from adapterhub.core.layer_sites import layer_sites
+        from adapterhub.core.sites.layers import layer_sites
 
         return layer_sites(self)
 
     def attention_sites(self) -> list[AttentionSite]:
         """The keys and values of all attentions the family names."""
-        from adapterhub.core.attention_sites import attention_sites
+        from adapterhub.core.sites.attention import attention_sites
 
         return attention_sites(self)
 
     def prompt_site(self) -> PromptSite:
         """The embedded text, for prompts."""
-        from adapterhub.core.prompt_sites import prompt_site
+        from adapterhub.core.sites.prompts import prompt_site
 
         return prompt_site(self)
 

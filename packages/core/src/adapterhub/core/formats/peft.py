@@ -20,8 +20,8 @@ from torch import Tensor
 
 from adapterhub.core.formats.checkpoint import AdapterCheckpoint, BaseModel, HeadCheckpoint, shorten
 from adapterhub.core.formats.files import read_json, read_tensors, write_json, write_tensors
-from adapterhub.core.linear_sites import LinearSite
 from adapterhub.core.pool import Pool
+from adapterhub.core.sites.linears import LinearSite
 from adapterhub.spec.config import AdapterConfig, IA3Config, LoRAConfig, parse_config
 from adapterhub.spec.errors import CheckpointError, InvalidConfigError
 
@@ -340,7 +340,7 @@ def _uniform(sites: Iterable[LinearSite], pool: Pool) -> tuple[str, ...] | None:
 
 
 def _roles(pool: Pool) -> list[set[str]]:
-    from adapterhub.core.linear_sites import linear_places
+    from adapterhub.core.sites.linears import linear_places
 
     by_layer: dict[int | None, set[str]] = defaultdict(set)
     for place in linear_places(pool):
@@ -524,7 +524,7 @@ def _blocks(sites: list[LinearSite], ups: list[Tensor], down: Tensor) -> Tensor:
 
 
 def _outputs(site: LinearSite) -> int:
-    from adapterhub.core.linear_sites import linear_sizes
+    from adapterhub.core.sites.linears import linear_sizes
 
     sizes = linear_sizes(site.linear)
     assert sizes is not None

@@ -23,9 +23,9 @@ from adapterhub.spec.config import LoRAConfig
 from adapterhub.spec.errors import InvalidConfigError
 
 if TYPE_CHECKING:
-    from adapterhub.core.linear_sites import LinearSite
     from adapterhub.core.pool import Pool
     from adapterhub.core.sites import Site
+    from adapterhub.core.sites.linears import LinearSite
 
 __all__ = ["LoRA", "dense_weight", "place"]
 

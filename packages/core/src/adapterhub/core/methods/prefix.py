@@ -24,9 +24,9 @@ from adapterhub.spec.config import PrefixTuningConfig
 from adapterhub.spec.errors import InvalidConfigError
 
 if TYPE_CHECKING:
-    from adapterhub.core.attention_sites import AttentionSite
     from adapterhub.core.pool import Pool
     from adapterhub.core.sites import Site
+    from adapterhub.core.sites.attention import AttentionSite
 
 __all__ = ["Prefix", "PrefixNetwork", "place"]
 

@@ -7,7 +7,11 @@ Kinds, and what the operation a plan puts there maps:
 |---|---|---|---|
 | `SublayerSite` | h [B, T, d] | r, norm | bottleneck, fusion |
 | `EmbeddingSite` | embedded text [B, T, e] | – | invertible adapters |
-| `HookedSite` subclasses of other methods | linears (output beside input), attention keys and values, layer outputs | | |
+| `linears.LinearSite` | output of a linear map | its input | LoRA, IA3 |
+| `linears.LinearInputSite` | input of a linear map | the same | IA3 |
+| `layers.LayerSite` | output of a layer | the mask of the text so far | ReFT |
+| `attention.AttentionSite` | prefixes of one attention | its input | prefix tuning |
+| `prompts.PromptSite` | embedded text | – | prompt tuning |
 
 A new kind of site derives from `HookedSite`: it says where its modules live (`host`), which hooks it needs (`hooks`), and how
 one adapter module acts there (`leaf`). Compositions around it come from `blocks`. Every site has a place in the plan by `index`.
