@@ -60,18 +60,18 @@ def _attached(library: Library) -> tuple[Call, Call] | None:
 
 def _trained(config: str) -> Callable[[Library], tuple[Call, Call] | None]:
     def build(library: Library) -> tuple[Call, Call] | None:
-        model = library.trained(workloads.bert("minilm"), config)
-        inputs = workloads.tokens(16, 128)
-        frozen = workloads.floor(workloads.bert("minilm"))
+        model = library.trained(workloads.bert("base"), config)
+        inputs = workloads.tokens(8, 64)
+        frozen = workloads.floor(workloads.bert("base"))
         return model and (workloads.training(model.eval(), inputs), workloads.training(frozen, inputs))
 
     return build
 
 
 def _full(library: Library) -> tuple[Call, Call] | None:
-    inputs = workloads.tokens(16, 128)
-    frozen = workloads.floor(workloads.bert("minilm"))
-    return workloads.training(workloads.bert("minilm"), inputs), workloads.training(frozen, inputs)
+    inputs = workloads.tokens(8, 64)
+    frozen = workloads.floor(workloads.bert("base"))
+    return workloads.training(workloads.bert("base"), inputs), workloads.training(frozen, inputs)
 
 
 def _mixed(adapters: int, rows: int, length: int) -> Callable[[Library], tuple[Call, Call] | None]:
@@ -108,10 +108,10 @@ ROWS = [
     Row("one bottleneck, inference, 1 x 16, MiniLM size / bare", 1.04, _single("minilm", 1, 16)),
     Row("one bottleneck, inference, 16 x 128, MiniLM size / bare", 1.02, _single("minilm", 16, 128)),
     Row("attached, nothing active, 12 tiny layers, 8 x 16 / bare", 1.005, _attached),
-    Row("training step, pfeiffer, MiniLM size, 16 x 128 / floor", 1.03, _trained("pfeiffer")),
-    Row("training step, houlsby, MiniLM size, 16 x 128 / floor", 1.07, _trained("houlsby")),
-    Row("training step, LoRA r 8 on q, v, MiniLM size, 16 x 128 / floor", 1.06, _trained("lora")),
-    Row("training step, full fine-tuning, MiniLM size, 16 x 128 / floor", None, _full),
+    Row("training step, pfeiffer, base size, 8 x 64 / floor", 1.03, _trained("pfeiffer")),
+    Row("training step, houlsby, base size, 8 x 64 / floor", 1.07, _trained("houlsby")),
+    Row("training step, LoRA r 8 on q, v, base size, 8 x 64 / floor", 1.06, _trained("lora")),
+    Row("training step, full fine-tuning, base size, 8 x 64 / floor", None, _full),
     Row("32 adapters, 32 rows x 1 token / bare", 1.12, _mixed(32, 32, 1)),
     Row("4 adapters, 32 rows x 1 token / bare", None, _mixed(4, 32, 1)),
     Row("32 adapters, 32 rows x 8 tokens / bare", 1.05, _mixed(32, 32, 8)),
