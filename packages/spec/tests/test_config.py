@@ -129,6 +129,17 @@ def test_every_problem_is_listed_at_once() -> None:
     assert {problem["pointer"] for problem in caught.value.details["problems"]} == {"/r", "/alpha", "/target"}
 
 
+def test_problems_between_fields_are_listed_beside_those_of_fields() -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        parse_config({"method": "bottleneck", "output_adapter": False, "dropout": 2, "reductoin_factor": 4})
+    told = {problem["pointer"]: problem["message"] for problem in caught.value.details["problems"]}
+    assert set(told) == {"/dropout", "/reductoin_factor", ""}
+    assert "placed nowhere" in told[""]
+    with pytest.raises(InvalidConfigError) as caught:
+        parse_config({"method": "bottleneck", "reduction_factor": None, "bottleneck_size": 0})
+    assert [problem["pointer"] for problem in caught.value.details["problems"]] == ["/bottleneck_size"]
+
+
 def test_union_members_at_the_same_place_are_refused() -> None:
     with pytest.raises(InvalidConfigError, match="same places"):
         parse_config("pfeiffer|pfeiffer")

@@ -439,12 +439,29 @@ def validated(fields: Mapping[str, Any]) -> AdapterConfig:
         config: AdapterConfig = _ANY.validate_python(dict(fields))
         return config
     except ValidationError as error:
-        problems = [
-            {"pointer": _pointer(problem["loc"]), "message": problem["msg"].removeprefix("Value error, ")}
-            for problem in error.errors()
-        ]
+        problems = [*_problems(error), *_between_fields(fields, error)]
         told = "; ".join(f"{problem['pointer'] or 'config'}: {problem['message']}" for problem in problems)
         raise InvalidConfigError(f"The adapter config is not valid: {told}.", details={"problems": problems}) from None
+
+
+def _problems(error: ValidationError) -> list[dict[str, str]]:
+    return [
+        {"pointer": _pointer(problem["loc"]), "message": problem["msg"].removeprefix("Value error, ")}
+        for problem in error.errors()
+    ]
+
+
+def _between_fields(fields: Mapping[str, Any], error: ValidationError) -> list[dict[str, str]]:
+    """Problems between fields that are in order by themselves, which pydantic looks for only where no field is wrong."""
+    wrong = {str(problem["loc"][1]) for problem in error.errors() if len(problem["loc"]) > 1}
+    if not wrong:
+        return []
+    try:
+        _ANY.validate_python({name: value for name, value in fields.items() if name not in wrong})
+    except ValidationError as other:
+        found = [problem for problem in _problems(other) if not problem["pointer"]]
+        return [problem for problem in found if not any(name in problem["message"] for name in wrong)]
+    return []
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
