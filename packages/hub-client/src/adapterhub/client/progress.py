@@ -29,7 +29,8 @@ class _Display:
                 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
                 columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-                self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+                # what the process prints on stdout meanwhile is data, and stays on stdout
+                self.progress = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
                 self.progress.start()
             self.users += 1
             return self.progress.add_task(title.replace("[", "\\["), total=total)

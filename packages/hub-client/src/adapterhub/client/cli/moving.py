@@ -61,11 +61,13 @@ def pull(
         try:
             for job in jobs:
                 folders.append(job.result())
-                if not json:
-                    print(folders[-1])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+        finally:
+            if not json:  # what arrived before a failure is said as well; below the bars, never between them
+                for folder in folders:
+                    print(folder)
     if json:
         print_json([{"reference": ref, "path": str(path)} for ref, path in zip(references, folders, strict=True)])
 
