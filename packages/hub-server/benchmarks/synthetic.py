@@ -10,19 +10,22 @@ are written straight into the records; search index and counters are then comput
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import random
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Connection, select, update
 
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage import Storage, open_storage
+from adapterhub.server.storage.bulk import bulk_insert, indexes_afterwards
 from adapterhub.server.storage.changes import rebuild_all
 from adapterhub.server.storage.tables import adapters, hub, now, organisations, versions
 from adapterhub.spec.config import parse_config
@@ -166,61 +169,84 @@ def entries(count: int, seed: int) -> Iterator[tuple[IndexEntry, str, int]]:
 def generate(storage: Storage, count: int, seed: int = 7) -> dict[str, float]:
     """Write `count` adapters and compute everything derived. Returns how long each part took, in seconds."""
     began = time.perf_counter()
-    with storage.database.write(durable=False) as connection:
-        moment = now()
-        owners: dict[str, int] = {
-            row.key: row.id for row in connection.execute(select(organisations.c.key, organisations.c.id))
-        }
-        last = connection.execute(select(adapters.c.id).order_by(adapters.c.id.desc()).limit(1)).scalar() or 0
-        serial = connection.execute(select(hub.c.number).where(hub.c.key == "serial")).scalar_one()
-        lines = entries(count, seed)
-        while batch := list(itertools.islice(lines, BATCH)):
-            new = {}
-            adapter_rows, version_rows = [], []
-            for entry, description, downloads in batch:
-                key = fold(entry.namespace)
-                if key not in owners:
-                    owners[key] = max(owners.values(), default=0) + 1 if not new else max(new.values()) + 1
-                    new[key] = owners[key]
-                last += 1
-                serial += 1
-                adapter_rows.append(
-                    {
-                        "id": last, "organisation_id": owners[key], "name": entry.name, "key": fold(entry.name),
-                        "model_name": entry.model_name, "task": entry.task, "subtask": entry.subtask,
-                        "task_key": fold(entry.task), "subtask_key": fold(entry.subtask), "type": entry.type,
-                        "method": entry.method, "using": entry.using, "license": entry.license, "language": entry.language,
-                        "description": description, "downloads": downloads, "created_at": moment, "updated_at": moment,
-                        "listed": True, "serial": serial,
-                    }
-                )  # fmt: skip
-                version_rows.append(
-                    {
-                        "adapter_id": last, "version": entry.version, "digest": entry.digest, "state": "published",
-                        "line": entry.to_json_line(), "bucket": bucket_of(entry.model_name, entry.task, entry.subtask),
-                        "model_bucket": model_bucket_of(entry.model_name), "config_id": entry.config_id, "size": entry.size,
-                        "created_at": moment, "published_at": moment, "serial": serial,
-                    }
-                )  # fmt: skip
-            if new:
-                connection.execute(
-                    insert(organisations),
-                    [{"id": id_, "name": key, "key": key, "created_at": moment} for key, id_ in new.items()],
-                )
-            connection.execute(insert(adapters), adapter_rows)
-            connection.execute(insert(versions), version_rows)
-        connection.execute(update(hub).where(hub.c.key == "serial").values(number=serial))
-    written = time.perf_counter()
-    with storage.database.write(durable=False) as connection:
-        rebuild_all(connection)
-    rebuilt = time.perf_counter()
+    with unprotected(storage):
+        with storage.database.write(durable=False) as connection, indexes_afterwards(connection, adapters, versions):
+            write_records(connection, entries(count, seed))
+        written = time.perf_counter()
+        with storage.database.write(durable=False) as connection:
+            rebuild_all(connection)
+        rebuilt = time.perf_counter()
     with storage.database.write() as connection:
         connection.exec_driver_sql("ANALYZE")
     return {
-        "records_s": written - began,
-        "projections_s": rebuilt - written,
-        "analyze_s": time.perf_counter() - rebuilt,
+        "records_s": round(written - began, 1),
+        "projections_s": round(rebuilt - written, 1),
+        "analyze_s": round(time.perf_counter() - rebuilt, 1),
     }
+
+
+@contextlib.contextmanager
+def unprotected(storage: Storage) -> Iterator[None]:
+    """Write each page of an SQLite file once, without a journal: a hub that is made up can be made up again."""
+    if not storage.database.is_sqlite:
+        yield
+        return
+    with storage.database.read() as connection:
+        connection.connection.cursor().execute("PRAGMA journal_mode=OFF")
+    yield
+    with storage.database.read() as connection:
+        connection.connection.cursor().execute("PRAGMA journal_mode=WAL")
+
+
+def write_records(connection: Connection, lines: Iterator[tuple[IndexEntry, str, int]]) -> None:
+    """The rows of `organisations`, `adapters` and `versions` that publishing these entries would have left."""
+    moment = now()
+    owners: dict[str, int] = {
+        row.key: row.id for row in connection.execute(select(organisations.c.key, organisations.c.id))
+    }
+    next_owner = max(owners.values(), default=0) + 1
+    last = connection.execute(select(adapters.c.id).order_by(adapters.c.id.desc()).limit(1)).scalar() or 0
+    serial = connection.execute(select(hub.c.number).where(hub.c.key == "serial")).scalar_one()
+    folded, bucket = lru_cache(fold), lru_cache(bucket_of)
+    model_bucket = lru_cache(model_bucket_of)
+    while batch := list(itertools.islice(lines, BATCH)):
+        new = {}
+        adapter_rows, version_rows = [], []
+        for entry, description, downloads in batch:
+            key = folded(entry.namespace)
+            if key not in owners:
+                owners[key] = new[key] = next_owner
+                next_owner += 1
+            last += 1
+            serial += 1
+            adapter_rows.append(
+                {
+                    "id": last, "organisation_id": owners[key], "name": entry.name, "key": fold(entry.name),
+                    "model_name": entry.model_name, "task": entry.task, "subtask": entry.subtask,
+                    "task_key": folded(entry.task), "subtask_key": folded(entry.subtask), "type": entry.type,
+                    "method": entry.method, "using": entry.using, "license": entry.license, "language": entry.language,
+                    "description": description, "downloads": downloads, "created_at": moment, "updated_at": moment,
+                    "listed": True, "serial": serial,
+                }
+            )  # fmt: skip
+            version_rows.append(
+                {
+                    "adapter_id": last, "version": entry.version, "digest": entry.digest, "state": "published",
+                    "line": entry.to_json_line(), "bucket": bucket(entry.model_name, entry.task, entry.subtask),
+                    "model_bucket": model_bucket(entry.model_name), "config_id": entry.config_id, "size": entry.size,
+                    "created_at": moment, "published_at": moment, "serial": serial,
+                }
+            )  # fmt: skip
+        owner_rows = ({"id": id_, "name": key, "key": key, "created_at": moment} for key, id_ in new.items())
+        bulk_insert(connection, organisations, owner_rows)
+        bulk_insert(connection, adapters, adapter_rows)
+        bulk_insert(connection, versions, version_rows)
+    connection.execute(update(hub).where(hub.c.key == "serial").values(number=serial))
+    if connection.dialect.name == "postgresql":  # ids were given, so the sequence has to be told
+        for table in (organisations, adapters):
+            connection.exec_driver_sql(
+                f"SELECT setval(pg_get_serial_sequence('{table.name}', 'id'), (SELECT max(id) FROM {table.name}))"
+            )
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
@@ -25,6 +26,7 @@ from adapterhub.server.catalogue.tables import (
 )
 from adapterhub.server.search.question import PRIVATE_WORD, organisation_word
 from adapterhub.server.search.words import document_words, is_facet_word, title_of
+from adapterhub.server.storage.bulk import bulk_insert, indexes_afterwards
 from adapterhub.server.storage.tables import adapters, manifests, organisations, versions
 
 __all__ = ["ListingsProjection", "rank_of", "row_facets", "shown_version"]
@@ -32,6 +34,11 @@ __all__ = ["ListingsProjection", "rank_of", "row_facets", "shown_version"]
 _PAIR = ("kind", "task_key", "subtask_key")
 _CELL = (*_PAIR, "model_name", "family", "method", "using", "reduction_factor", "non_linearity")
 _BATCH = 500
+_TEXT_MEMORY = 64 << 20
+
+
+#: bits of a rank that hold the adapter's id
+_ID_BITS = 42
 
 
 def rank_of(downloads: int, adapter_id: int) -> int:
@@ -40,7 +47,12 @@ def rank_of(downloads: int, adapter_id: int) -> int:
     Downloads count by their number of binary digits, so that an adapter changes its place only when they double, and
     among equals the older comes first.
     """
-    return ((48 - downloads.bit_length()) << 42) | adapter_id
+    return ((48 - downloads.bit_length()) << _ID_BITS) | adapter_id
+
+
+def adapter_of(rank: int) -> int:
+    """The id of the adapter that has this rank."""
+    return rank & ((1 << _ID_BITS) - 1)
 
 
 class ListingsProjection:
@@ -54,32 +66,26 @@ class ListingsProjection:
             self._apply(connection, list(dict.fromkeys(adapter_ids[start : start + _BATCH])))
 
     def rebuild(self, connection: Connection) -> None:
-        """Compute all rows and counters anew."""
+        """Compute all rows and counters anew, in the order of popularity, so that every table only grows at its end."""
+        sqlite = connection.dialect.name == "sqlite"
+        if sqlite:
+            connection.execute(text("INSERT INTO listings_text(listings_text) VALUES ('delete-all')"))
         for table in (listings, explore_pairs, explore_cells, facet_counts):
             connection.execute(delete(table))
-        if connection.dialect.name == "sqlite":
-            connection.execute(text("INSERT INTO listings_text(listings_text) VALUES ('delete-all')"))
         tally = _Tally()
         seen: dict[str, str] = {}
-        last = 0
-        while True:
-            ids = list(
-                connection.execute(
-                    select(adapters.c.id).where(adapters.c.id > last).order_by(adapters.c.id).limit(5000)
-                ).scalars()
-            )
-            if not ids:
-                break
-            last = ids[-1]
-            rows = list(_rows(connection, ids, seen))
-            if rows:
-                connection.execute(insert(listings), rows)
-            for row in rows:
-                tally.add(row, 1)
-        if connection.dialect.name == "sqlite":
-            connection.execute(text("INSERT INTO listings_text(listings_text) VALUES ('rebuild')"))
-        _keep_configs(connection, seen)
-        tally.write_new(connection)
+        found = connection.execute(select(adapters.c.downloads, adapters.c.id).where(adapters.c.listed))
+        ranks = sorted(rank_of(downloads, adapter_id) for downloads, adapter_id in found)
+        with indexes_afterwards(connection, listings, explore_cells, facet_counts):
+            for start in range(0, len(ranks), 5000):
+                ids = [adapter_of(rank) for rank in ranks[start : start + 5000]]
+                rows = sorted(_rows(connection, ids, seen), key=itemgetter("rank"))
+                bulk_insert(connection, listings, rows)
+                tally.add_all(rows)
+            if sqlite:
+                _rebuild_text(connection)
+            _keep_configs(connection, seen)
+            tally.write_new(connection)
 
     def _apply(self, connection: Connection, ids: list[int]) -> None:
         old = {
@@ -106,38 +112,52 @@ class _Tally:
     def __init__(self) -> None:
         self.cells: Counter[tuple[str, ...]] = Counter()
         self.facets: Counter[tuple[str, str]] = Counter()
+        self.words: Counter[str] = Counter()  # of `add_all`, with the words of facets among them
         self.names: dict[tuple[str, ...], tuple[str, str]] = {}
 
     def add(self, row: Mapping[str, Any] | None, sign: int) -> None:
         if row is None or row["private"]:
             return
-        if row["task_key"] and row["subtask_key"]:  # adapters without a task are found by search alone
-            self.cells[tuple(row[field] or "" for field in _CELL)] += sign
-        self.names.setdefault(tuple(row[field] for field in _PAIR), (row["task"], row["subtask"]))
+        self._place(row, sign)
         for field, value in row_facets(row):
             self.facets[(field, value)] += sign
         for word in row["words"].split():
             if not is_facet_word(word):
                 self.facets[("word", word)] += sign
 
+    def add_all(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Count many rows."""
+        for row in rows:
+            if not row["private"]:
+                self._place(row, 1)
+                self.facets.update(row_facets(row))
+                self.words.update(row["words"].split())
+
+    def _place(self, row: Mapping[str, Any], sign: int) -> None:
+        if row["task_key"] and row["subtask_key"]:  # adapters without a task are found by search alone
+            self.cells[tuple(row[field] or "" for field in _CELL)] += sign
+        self.names.setdefault(tuple(row[field] for field in _PAIR), (row["task"], row["subtask"]))
+
     def write_new(self, connection: Connection) -> None:
         """Write everything into empty tables."""
-        _insert(
+        bulk_insert(
             connection,
             explore_cells,
-            (dict(zip((*_CELL, "adapters"), (*cell, n), strict=True)) for cell, n in self.cells.items()),
+            (dict(zip((*_CELL, "adapters"), (*cell, n), strict=True)) for cell, n in sorted(self.cells.items())),
         )
-        _insert(
+        counts = [(field, value, n) for (field, value), n in self.facets.items()]
+        counts += [("word", word, n) for word, n in self.words.items() if not is_facet_word(word)]
+        bulk_insert(
             connection,
             facet_counts,
-            ({"field": f, "value": v[:255], "adapters": n} for (f, v), n in self.facets.items()),
+            ({"field": field, "value": value[:255], "adapters": n} for field, value, n in sorted(counts)),
         )
         pairs: dict[tuple[str, ...], tuple[int, set[str]]] = {}
         for cell, count in self.cells.items():
             total, models = pairs.get(cell[:3], (0, set()))
             models.add(cell[3])
             pairs[cell[:3]] = (total + count, models)
-        _insert(
+        bulk_insert(
             connection,
             explore_pairs,
             (
@@ -148,7 +168,7 @@ class _Tally:
                     "adapters": total,
                     "models": len(models),
                 }
-                for pair, (total, models) in pairs.items()
+                for pair, (total, models) in sorted(pairs.items())
             ),
         )
 
@@ -372,15 +392,14 @@ _FORGET = text("INSERT INTO listings_text(listings_text, rowid, words) VALUES ('
 _LEARN = text("INSERT INTO listings_text(rowid, words) VALUES (:rank, :words)")
 
 
-def _insert(connection: Connection, table: Any, rows: Iterable[dict[str, Any]]) -> None:
-    batch: list[dict[str, Any]] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == 5000:
-            connection.execute(insert(table), batch)
-            batch = []
-    if batch:
-        connection.execute(insert(table), batch)
+def _rebuild_text(connection: Connection) -> None:
+    """The full-text index of SQLite anew from `listings.words`, in one piece: a question then reads one list a word."""
+    for command in (f"('hashsize', {_TEXT_MEMORY})", "('automerge', 0)"):
+        connection.exec_driver_sql(f"INSERT INTO listings_text(listings_text, rank) VALUES {command}")
+    connection.exec_driver_sql("INSERT INTO listings_text(listings_text) VALUES ('rebuild')")
+    connection.exec_driver_sql("INSERT INTO listings_text(listings_text) VALUES ('optimize')")
+    for command in ("('hashsize', 1048576)", "('automerge', 4)"):  # as they are by default
+        connection.exec_driver_sql(f"INSERT INTO listings_text(listings_text, rank) VALUES {command}")
 
 
 def _upserting(dialect: str) -> Any:

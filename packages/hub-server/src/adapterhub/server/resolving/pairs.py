@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, false, func, insert, select, update
+from sqlalchemy import Connection, delete, false, func, select, update
 
+from adapterhub.server.storage.bulk import bulk_insert, indexes_afterwards
 from adapterhub.server.storage.tables import adapters, pair_words, pairs, versions
 from adapterhub.spec.index import model_bucket_of, segment_prefixes, word_bucket_of
 from adapterhub.spec.reference import fold
@@ -41,9 +42,10 @@ class PairProjection:
             .where(versions.c.state == "published", adapters.c.private == false())
             .group_by(*_SAME)
         )
-        rows = [(tuple(row[:4]), not row.yanked) for row in connection.execute(query)]
-        for start in range(0, len(rows), 5000):
-            _insert_pairs(connection, rows[start : start + 5000])
+        rows = sorted((tuple(row[:4]), not row.yanked) for row in connection.execute(query))
+        with indexes_afterwards(connection, pairs, pair_words):
+            for start in range(0, len(rows), 5000):
+                _insert_pairs(connection, rows[start : start + 5000])
 
     def _look_again(self, connection: Connection, key: tuple[str, ...]) -> None:
         published = (
@@ -86,7 +88,5 @@ def _insert_pairs(connection: Connection, rows: Iterable[tuple[tuple[Any, ...], 
         if task or subtask:
             words = {*segment_prefixes(task), *segment_prefixes(subtask)}
             word_rows += [{**row, "word": word, "bucket": word_bucket_of(model, word)} for word in sorted(words)]
-    if pair_rows:
-        connection.execute(insert(pairs), pair_rows)
-    if word_rows:
-        connection.execute(insert(pair_words), word_rows)
+    bulk_insert(connection, pairs, pair_rows)
+    bulk_insert(connection, pair_words, word_rows)

@@ -11,6 +11,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 __all__ = ["MAX_QUERY_WORDS", "document_words", "facet_word", "is_facet_word", "query_words", "split_words", "title_of"]
 
@@ -63,6 +64,9 @@ def split_words(text: str) -> list[str]:
     """The words of `text` in order, compounds followed by their joined form."""
     found: list[str] = []
     for compound in _COMPOUND.findall(normalise(text)):
+        if compound.isalnum():
+            found.append(compound[:_MAX_WORD])
+            continue
         parts = [part[:_MAX_WORD] for part in _PART.findall(compound)]
         found.extend(parts)
         if 2 <= len(parts) <= 3 and sum(map(len, parts)) <= _MAX_WORD:
@@ -89,15 +93,24 @@ def document_words(texts: Iterable[str], facets: Iterable[tuple[str, str]]) -> s
     """The words of one adapter, each once, with blanks between."""
     found: dict[str, None] = {}
     for text in texts:
-        for word in split_words(text):
-            if word not in _STOP and not is_facet_word(word):
-                found[word] = None
+        found.update(dict.fromkeys(_short_words(text) if len(text) <= _SHORT else _told_words(text)))
         if len(found) > _MAX_DOCUMENT_WORDS:
             break
     words = [*list(found)[:_MAX_DOCUMENT_WORDS], *(facet_word(field, value) for field, value in facets if value)]
     return " ".join(words)
 
 
+def _told_words(text: str) -> tuple[str, ...]:
+    """The words of a text that tell adapters apart."""
+    return tuple(word for word in split_words(text) if word not in _STOP and not is_facet_word(word))
+
+
+#: Models, tasks, publishers and licences come again and again; descriptions do not.
+_SHORT = 40
+_short_words = lru_cache(maxsize=4096)(_told_words)
+
+
+@lru_cache(maxsize=8192)
 def facet_word(field: str, value: str) -> str:
     """The word that stands for `field` having `value`."""
     return _FACET_MARK + hashlib.sha256(f"{field}\0{value}".encode()).hexdigest()[:12]
