@@ -15,7 +15,8 @@ from torch import nn
 
 import adapterhub.core as ah
 from adapterhub.core.dummy import dummy_inputs
-from adapterhub.core.families import lay_out, legacy_hosts
+from adapterhub.core.families import lay_out
+from adapterhub.core.layout import legacy_hosts
 from adapterhub.core.sites import SublayerSite
 from adapterhub.spec import UnsupportedModelError
 from adapterhub.spec.family import families_of, family_names, load_family

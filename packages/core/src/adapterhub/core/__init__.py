@@ -61,7 +61,8 @@ _SPEC_NAMES = (
 #: public name → module that defines it
 _HOME: dict[str, str] = {
     **dict.fromkeys(("init", "detach", "AdapterModelMixin"), "adapterhub.core.model"),
-    **dict.fromkeys(("AdapterSetup", "fusion_attention"), "adapterhub.core.overrides"),
+    "AdapterSetup": "adapterhub.core.adapter_setup",
+    "fusion_attention": "adapterhub.core.overrides",
     **dict.fromkeys(("Adapter", "Fusion", "Pool", "pool_of"), "adapterhub.core.pool"),
     **dict.fromkeys(
         (
@@ -107,6 +108,6 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from adapterhub.core.adapter_setup import AdapterSetup as AdapterSetup
     from adapterhub.core.model import AdapterModelMixin as AdapterModelMixin, detach as detach, init as init
-    from adapterhub.core.overrides import AdapterSetup as AdapterSetup
     from adapterhub.core.pool import pool_of as pool_of

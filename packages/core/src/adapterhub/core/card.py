@@ -85,7 +85,7 @@ def _head(checkpoint: AdapterCheckpoint) -> str:
 
 
 def _model_class(checkpoint: AdapterCheckpoint) -> str:
-    from adapterhub.core.heads.static import kind_of_head
+    from adapterhub.core.heads.kinds import kind_of_head
 
     if checkpoint.head is None:
         return "AutoAdapterModel"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from adapterhub.core.dummy import dummy_inputs
-from adapterhub.core.families import LayerPlace, Layout, SublayerPlace
+from adapterhub.core.layout import LayerPlace, Layout, SublayerPlace, argument_of
 from adapterhub.spec.errors import UnsupportedModelError
 
 __all__ = ["check_identity", "problems_of", "quiet"]
@@ -100,8 +100,6 @@ def first_tensor(value: Any) -> Tensor | None:
 
 
 def _listen(place: SublayerPlace, modules: dict[str, nn.Module], events: list[_Event]) -> Iterator[Any]:
-    from adapterhub.core.sites import argument_of
-
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         value = argument_of(place, args, kwargs)
         if isinstance(value, Tensor):

@@ -16,9 +16,8 @@ from torch import nn
 
 from adapterhub.core.card import card
 from adapterhub.core.compatibility import COMPAT, check_compat, check_reproducible, follow
-from adapterhub.core.families import legacy_hosts
 from adapterhub.core.formats import adapters_v1_folders, detect, detect_fusion, native
-from adapterhub.core.formats.adapters_v1_folders import LegacyPlaces
+from adapterhub.core.formats.adapters_v1_places import LegacyPlaces
 from adapterhub.core.formats.checkpoint import (
     AdapterCheckpoint,
     BaseModel,
@@ -28,6 +27,7 @@ from adapterhub.core.formats.checkpoint import (
 )
 from adapterhub.core.formats.files import write_folder
 from adapterhub.core.heads.attached import heads_of
+from adapterhub.core.layout import legacy_hosts
 from adapterhub.core.pool import Adapter, Pool, pool_of
 from adapterhub.core.resolvers import resolve_to_folder
 from adapterhub.spec.errors import CheckpointError, InvalidConfigError, ModelMismatchError

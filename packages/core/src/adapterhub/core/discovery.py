@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adapterhub.core.checking import first_tensor, problems_of, quiet
 from adapterhub.core.dummy import dummy_inputs
-from adapterhub.core.families import EmbeddingPlace, LayerPlace, Layout, SublayerPlace
+from adapterhub.core.layout import EmbeddingPlace, LayerPlace, Layout, SublayerPlace
 from adapterhub.core.roles import attention_of, linears_of
 from adapterhub.spec.errors import UnsupportedModelError
 

@@ -5,78 +5,17 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from adapterhub.core.discovery import discover
+from adapterhub.core.layout import EmbeddingPlace, LayerPlace, Layout, SublayerPlace
 from adapterhub.spec.errors import UnsupportedModelError
 from adapterhub.spec.family import ModelFamily, SublayerSpec, TowerSpec, families_of, load_family
 
-__all__ = ["EmbeddingPlace", "LayerPlace", "Layout", "SublayerPlace", "discovered", "lay_out", "legacy_hosts"]
-
-
-@dataclass(frozen=True, slots=True)
-class SublayerPlace:
-    """One sublayer of one layer, with absolute paths from the bare transformer.
-
-    `key` is the first part of neutral tensor keys; `switch` the config field that puts a bottleneck here; `host` the path
-    under which `adapters` 1.x keeps the weights, or None; `chained` the output of the sublayer before where that is part of
-    this one's residual; `shared` an output module that runs more than once in a layer (meant is the first call after the
-    residual was seen).
-    """
-
-    key: str
-    kind: str
-    layer: LayerPlace
-    output: str
-    residual: str
-    argument: int
-    keyword: str
-    norm: str | None
-    switch: str
-    joint: str | None
-    host: str | None
-    chained: str | None = None
-    shared: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LayerPlace:
-    """One layer: `index` counts over all towers (configs speak of it), `position` within its tower (keys speak of it)."""
-
-    key: str
-    tower: str
-    index: int
-    position: int
-    path: str
-    legacy_path: str
-    width: int
-    linears: dict[str, str] = field(default_factory=dict)
-    legacy_linears: dict[str, str] = field(default_factory=dict)
-    attention: dict[str, str] = field(default_factory=dict)
-    row_arguments: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddingPlace:
-    """The module whose output (or argument number `argument`) is the embedded text; `width` is its size."""
-
-    key: str
-    path: str
-    width: int
-    argument: int | None = None
-    host: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """All places of a model, in the order of the layers."""
-
-    family: str
-    sublayers: tuple[SublayerPlace, ...]
-    layers: tuple[LayerPlace, ...]
-    embedding: EmbeddingPlace | None
+__all__ = ["discovered", "lay_out"]
 
 
 def lay_out(model: nn.Module, family: ModelFamily | str | None = None) -> tuple[nn.Module, Layout]:
@@ -121,8 +60,6 @@ def discovered(model: nn.Module, reasons: Sequence[str] = ()) -> tuple[nn.Module
     Raises:
         UnsupportedModelError: nothing was found, or no small forward could be run.
     """
-    from adapterhub.core.discovery import discover
-
     base = next(bare_candidates(model))
     try:
         return base, discover(base)
@@ -200,22 +137,6 @@ def bare_candidates(model: nn.Module) -> Iterator[nn.Module]:
                 yield module
                 inner.extend(module.children())
         waiting = inner
-
-
-def legacy_hosts(layout: Layout) -> dict[str, str]:
-    """Module paths of `adapters` 1.x checkpoints (without base model prefix) to neutral keys.
-
-    `encoder.layer.3.output` → `encoder.3.ffn` for sublayers, `encoder.layer.3.attention.self.query` → `encoder.3.q` for
-    linear maps, `encoder.layer.3` → `encoder.3` for layers.
-    """
-    hosts = {place.host: place.key for place in layout.sublayers if place.host is not None}
-    for layer in layout.layers:
-        hosts.setdefault(layer.legacy_path, layer.key)
-        for role, path in layer.linears.items():
-            hosts.setdefault(f"{layer.legacy_path}.{layer.legacy_linears.get(role, path)}", f"{layer.key}.{role}")
-        for kind, path in layer.attention.items():
-            hosts.setdefault(f"{layer.legacy_path}.{path}", f"{layer.key}.{kind}")
-    return hosts
 
 
 class _MissingError(LookupError):

@@ -21,10 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapterhub.core.bank import Kept, matrices
-from adapterhub.core.blocks import AtSublayer, Chain, Operation
 from adapterhub.core.methods.bottleneck import Bottleneck
 from adapterhub.core.methods.fusion import FusionLayer
+from adapterhub.core.operations import Chain, Operation
 from adapterhub.core.overrides import attention_listener
+from adapterhub.core.sublayers import AtSublayer
 from adapterhub.spec.composition import Fuse, Stack
 from adapterhub.spec.errors import InvalidConfigError
 

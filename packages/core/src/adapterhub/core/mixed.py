@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapterhub.core.bank import Kept, Stacked, stack
-from adapterhub.core.blocks import Operation
 from adapterhub.core.methods.bottleneck import Bottleneck
+from adapterhub.core.operations import Operation
 from adapterhub.spec.errors import InvalidConfigError
 
 __all__ = ["MixedRows", "mixed_rows"]

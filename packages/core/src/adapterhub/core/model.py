@@ -15,10 +15,11 @@ from adapterhub.core.freezing import freeze_base, train_only
 from adapterhub.core.heads.attached import activate_head, heads_of, release_heads
 from adapterhub.core.heads.methods import HeadMethods
 from adapterhub.core.overrides import Override, current_override, swap_override
-from adapterhub.core.plan import Plan, Rows
+from adapterhub.core.plan import Plan
 from adapterhub.core.pool import Pool, pool_of
 from adapterhub.core.recomputing import carrying
 from adapterhub.core.repeating import repeated_inputs, repeating
+from adapterhub.core.rows import Rows
 from adapterhub.core.subclass import is_generated, rebuild, stock_class, subclass_of
 from adapterhub.spec.composition import Composition, Fuse, parse_composition
 from adapterhub.spec.config import AdapterConfig
@@ -331,9 +332,9 @@ class AdapterModelMixin(HeadMethods):
 
     def push_adapter(self, adapter_name: str, reference: str, **options: Any) -> Any:
         """Publish an adapter under a reference; needs adapterhub-client."""
-        from adapterhub.core import resolvers
+        from adapterhub.core import pushing
 
-        return resolvers.push_adapter(self, adapter_name, reference, **options)  # type: ignore[arg-type]
+        return pushing.push_adapter(self, adapter_name, reference, **options)  # type: ignore[arg-type]
 
     # ---- merging (see `merging`) --------------------------------------------------------------------------------------
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from adapterhub.spec.composition import Composition, parse_composition
-from adapterhub.spec.errors import AdapterNotFoundError
-
 if TYPE_CHECKING:
-    from adapterhub.core.plan import Plan, Rows
+    from adapterhub.core.plan import Plan
     from adapterhub.core.pool import Pool
+    from adapterhub.core.rows import Rows
+    from adapterhub.spec.composition import Composition
 
-__all__ = ["AdapterSetup", "Override", "attention_listener", "current_override", "fusion_attention", "swap_override"]
+__all__ = ["Override", "attention_listener", "current_override", "fusion_attention", "swap_override"]
 
 
 class Override:
@@ -106,46 +105,3 @@ def fusion_attention() -> Iterator[dict[str, list[Tensor]]]:
         yield maps
     finally:
         _attention.reset(token)
-
-
-class AdapterSetup:
-    """`with AdapterSetup(Stack("en", "sst-2")): …` runs this setup in this thread only, on every model that has its adapters.
-
-    Args:
-        setup: a name, a composition, a list (a Stack), or None for the bare model.
-        adapter_names: in place of a setup, one adapter for each row of the batch, None for the bare model.
-        skip_layers: indices of layers whose adapters do not run (AdapterDrop, Rücklé et al., 2021).
-
-    Raises:
-        AdapterNotFoundError: on entering, when no model has all the adapters named.
-    """
-
-    def __init__(
-        self, setup: Any = None, *, adapter_names: Sequence[str | None] | None = None, skip_layers: Iterable[int] = ()
-    ) -> None:
-        from adapterhub.core.plan import Rows
-
-        self.setup: Composition | Rows | None = (
-            parse_composition(setup) if adapter_names is None else Rows(adapter_names)
-        )
-        self.skip_layers = frozenset(skip_layers)
-        self._entered: list[tuple[Override, Override | None]] = []
-
-    def __enter__(self) -> AdapterSetup:
-        from adapterhub.core.pool import live_pools
-
-        override = Override(self.setup, strict=False, skip_layers=self.skip_layers)
-        fitting = [pool for pool in live_pools() if self.setup is None or pool.knows(self.setup)]
-        if not fitting and self.setup is not None:
-            raise AdapterNotFoundError(
-                f"No model has all adapters of {self.setup!r}.", hint="Add or load them before entering the setup."
-            )
-        for pool in fitting:
-            override.plan_for(pool)
-        self._entered.append((override, swap_override(override)))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        override, previous = self._entered.pop()
-        swap_override(previous)
-        override.release()

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.core.blocks import Operation
+from adapterhub.core.blocks import build
+from adapterhub.core.operations import Operation
+from adapterhub.core.rows import Rows
 from adapterhub.core.sites import HookedSite
 from adapterhub.spec.composition import Composition, Fuse, Parallel
 
 if TYPE_CHECKING:
     from adapterhub.core.pool import Pool
 
-__all__ = ["Plan", "Rows", "compile_plan", "names_in"]
-
-_BARE = frozenset({None, "__base__"})
-
-
-class Rows:
-    """One adapter for each row of the batch; None (or "__base__") for the bare model."""
-
-    __slots__ = ("names",)
-
-    def __init__(self, names: Sequence[str | None]) -> None:
-        self.names = tuple(None if name in _BARE else name for name in names)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Rows) and self.names == other.names
-
-    def __hash__(self) -> int:
-        return hash(self.names)
-
-    def __repr__(self) -> str:
-        return f"Rows({list(self.names)!r})"
+__all__ = ["Plan", "compile_plan", "fusions_in", "names_in"]
 
 
 class Plan:
@@ -69,7 +50,7 @@ def compile_plan(
     if setup is not None:
         for site in pool.sites_of(names_in(setup)):
             if isinstance(site, HookedSite) and site.layer not in skip_layers:
-                operation = site.compile(setup, expand=expand)
+                operation = build(setup, site, expand=expand)
                 if operation is not None:
                     operations[site.index] = operation
                     used.append(site)
@@ -96,6 +77,3 @@ def _copies(setup: Any) -> int:
     if not isinstance(setup, Composition):
         return 1
     return next((len(block.children) for block in setup.walk() if isinstance(block, Parallel)), 1)
-
-
-__all__ += ["fusions_in"]

@@ -37,10 +37,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from adapterhub.core.families import Layout
+from adapterhub.core.layout import Layout
 from adapterhub.core.methods import place
 from adapterhub.core.methods.parameters import Fresh, Given, Shapes, Source
-from adapterhub.core.plan import Plan, Rows, compile_plan, fusions_in, names_in
+from adapterhub.core.plan import Plan, compile_plan, fusions_in, names_in
+from adapterhub.core.rows import Rows
 from adapterhub.core.sites import EmbeddingSite, HookedSite, SharedSite, Site, SublayerSite
 from adapterhub.spec.composition import Composition, Fuse
 from adapterhub.spec.config import AdapterConfig, parse_config

@@ -14,18 +14,14 @@ The way back is the group `adapterhub.publishers`: callables `publish(folder, re
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adapterhub.spec.errors import AdapterHubError, AdapterNotFoundError
 
-if TYPE_CHECKING:
-    from torch import nn
-
-__all__ = ["GROUP", "PUBLISHERS", "installed_resolvers", "looks_like_path", "push_adapter", "resolve_to_folder"]
+__all__ = ["GROUP", "PUBLISHERS", "installed_publisher", "installed_resolvers", "looks_like_path", "resolve_to_folder"]
 
 #: The entry-point groups resolvers and publishers are announced under.
 GROUP = "adapterhub.resolvers"
@@ -101,42 +97,18 @@ def installed_resolvers() -> list[Callable[..., Any]]:
     return [_load(point) for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)]
 
 
-def push_adapter(
-    model: nn.Module,
-    adapter_name: str,
-    reference: str,
-    *,
-    with_head: bool = True,
-    version: str | None = None,
-    **metadata: Any,
-) -> Any:
-    """Publishes an adapter of the model under a reference.
-
-    Args:
-        adapter_name: the adapter.
-        reference: `task/subtask@namespace` or `@namespace/name`.
-        with_head: whether its head goes with it.
-        version: by default the publisher's.
-        metadata: licence, languages, metrics, …, for the publisher.
-
-    Returns:
-        what the publisher returns.
+def installed_publisher() -> Callable[..., Any]:
+    """The publisher of this environment; the first by the names of their entry points.
 
     Raises:
-        AdapterHubError: no publisher is installed, or what it raises.
+        AdapterHubError: none is installed, or it cannot be imported.
     """
-    from adapterhub.core.checkpoints import save_adapter
-
     points = sorted(entry_points(group=PUBLISHERS), key=lambda point: point.name)
     if not points:
         raise AdapterHubError(
             "Nothing is installed that publishes adapters.", hint="Run `pip install adapterhub-client`, then log in."
         )
-    publish = _load(points[0])
-    with tempfile.TemporaryDirectory(prefix="adapterhub-") as folder:
-        path = save_adapter(model, Path(folder) / "adapter", adapter_name, with_head=with_head)
-        given = {} if version is None else {"version": version}
-        return publish(path, reference, **given, **metadata)
+    return _load(points[0])
 
 
 def looks_like_path(text: str) -> bool:

@@ -18,7 +18,7 @@ from torch import nn
 
 from adapterhub.core.checkpoints import load_adapter, load_adapter_fusion, save_adapter, save_adapter_fusion
 from adapterhub.core.formats import detect_fusion
-from adapterhub.core.formats.adapters_v1_folders import VERSION
+from adapterhub.core.formats.adapters_v1_places import VERSION
 from adapterhub.core.formats.files import read_json, write_folder, write_json
 from adapterhub.core.heads.attached import heads_of
 from adapterhub.core.plan import fusions_in

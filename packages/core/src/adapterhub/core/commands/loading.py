@@ -87,7 +87,7 @@ def task_of(folder: Path, wanted: str | None) -> tuple[str, list[str]]:
     """
     from adapterhub.core.formats.files import read_json
     from adapterhub.core.formats.heads import read_any_head
-    from adapterhub.core.heads.static import kind_of_head
+    from adapterhub.core.heads.kinds import kind_of_head
 
     labels: list[str] = []
     task = None if wanted is None else task_named(wanted)

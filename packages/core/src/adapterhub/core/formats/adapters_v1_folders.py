@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from adapterhub.core.formats.adapters_v1 import (
 )
 from adapterhub.core.formats.adapters_v1_heads import legacy_head_document, legacy_head_tensors, read_legacy_head
 from adapterhub.core.formats.adapters_v1_methods import read_methods
+from adapterhub.core.formats.adapters_v1_places import LegacyPlaces
 from adapterhub.core.formats.adapters_v1_writing import write_methods
 from adapterhub.core.formats.checkpoint import AdapterCheckpoint, BaseModel, FusionCheckpoint, HeadCheckpoint
 from adapterhub.core.formats.files import read_json, read_tensors, write_json, write_tensors
@@ -34,10 +34,7 @@ from adapterhub.spec.config import (
 )
 from adapterhub.spec.errors import CheckpointError
 
-__all__ = ["LegacyPlaces", "read_adapter", "read_fusion", "write_adapter", "write_fusion"]
-
-#: The release whose format is written.
-VERSION = "adapters.1.3.0"
+__all__ = ["read_adapter", "read_fusion", "write_adapter", "write_fusion"]
 
 ADAPTER_FILES = ("adapter_config.json", "adapter.safetensors", "head_config.json", "model_head.safetensors")
 FUSION_FILES = (
@@ -46,52 +43,6 @@ FUSION_FILES = (
     "head_config.json",
     "model_head.safetensors",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class LegacyPlaces:
-    """Where a model keeps things in their layout.
-
-    Args:
-        hosts: module path → neutral slot (`encoder.layer.3.output` → `encoder.3.ffn`), without base-model prefix.
-        embedding: neutral slot of the embedding, or empty where the family has none.
-        embedding_host: module path that holds their `invertible_adapters` (empty: the base model itself).
-        prefix: base-model prefix when the model has a head, else empty.
-        model_class: name of the model's class.
-        model_name: id of the base model.
-        model_type: `model_type` of its config.
-        hidden_size: its width.
-        towers: names of its towers, the encoder first.
-    """
-
-    hosts: Mapping[str, str]
-    embedding: str
-    embedding_host: str
-    prefix: str
-    model_class: str
-    model_name: str | None
-    model_type: str
-    hidden_size: int
-    towers: tuple[str, ...]
-
-    def slots(self) -> dict[str, str]:
-        """Neutral slot → module path: `hosts` turned round, with the embedding."""
-        turned: dict[str, str] = {}
-        for path, slot in self.hosts.items():
-            turned.setdefault(slot, path)
-        if self.embedding:
-            turned[self.embedding] = self.embedding_host
-        return turned
-
-    def context(self) -> dict[str, Any]:
-        """The members all their config files share."""
-        return {
-            "hidden_size": self.hidden_size,
-            "model_class": self.model_class,
-            "model_name": self.model_name,
-            "model_type": self.model_type,
-            "version": VERSION,
-        }
 
 
 def read_adapter(folder: Path, places: LegacyPlaces, with_head: bool = True) -> AdapterCheckpoint:

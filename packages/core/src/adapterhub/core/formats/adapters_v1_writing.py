@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adapterhub.core.formats.adapters_v1_methods import FUSED, LORA, PREFIX, UNITS, members
+from adapterhub.core.formats.adapters_v1_places import LegacyPlaces
 from adapterhub.spec.config import AdapterConfig, PrefixTuningConfig, ReftConfig
 from adapterhub.spec.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from adapterhub.core.formats.adapters_v1_folders import LegacyPlaces
 
 __all__ = ["write_methods"]
 

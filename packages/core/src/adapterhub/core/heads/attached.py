@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import nn
 
-from adapterhub.core.heads.static import Segments, StaticHeads, head_names
-from adapterhub.core.overrides import current_override
-from adapterhub.core.plan import Rows
+from adapterhub.core.heads.flexible import FlexibleHeads
+from adapterhub.core.heads.segments import head_names, joint_name, segments_of, splits_rows
+from adapterhub.core.heads.static import StaticHeads
 from adapterhub.core.pool import Pool, pool_of
 from adapterhub.core.subclass import stock_class
-from adapterhub.spec.composition import Composition
+from adapterhub.spec.composition import BatchSplit, Composition, Parallel, Stack
 from adapterhub.spec.heads import HeadConfig
 
 if TYPE_CHECKING:
     from adapterhub.core.formats.checkpoint import HeadCheckpoint
 
-__all__ = ["Heads", "activate_head", "head_parameters", "heads_of", "release_heads", "segments_of", "train_heads"]
+__all__ = ["Heads", "activate_head", "answering", "head_parameters", "heads_of", "release_heads", "train_heads"]
 
 _ATTRIBUTE = "_adapterhub_heads"
 
@@ -51,8 +51,6 @@ def heads_of(model: nn.Module) -> Heads:
     model = pool.model
     found: Heads | None = model.__dict__.get(_ATTRIBUTE)
     if found is None and isinstance(getattr(model, "heads", None), nn.ModuleDict):
-        from adapterhub.core.heads.flexible import FlexibleHeads
-
         found = model.__dict__[_ATTRIBUTE] = FlexibleHeads(model)
     if found is None:
         heads = StaticHeads(model, stock_class(model).__name__, pool.base_model)
@@ -62,26 +60,6 @@ def heads_of(model: nn.Module) -> Heads:
     return found
 
 
-def segments_of(pool: Pool, heads: Heads, rows: int) -> Segments | None:
-    """Whose head computes which rows of this call; None where it is the one in place."""
-    override = current_override()
-    plan = pool.plan if override is None else override.plan_for(pool)
-    setup = plan.setup
-    if isinstance(setup, Rows):
-        each = max(1, rows // len(setup.names))
-        found: Segments = []
-        for name in setup.names:
-            head = name if name in heads else None
-            if found and found[-1][0] == head:
-                found[-1] = (head, found[-1][1] + each)
-            else:
-                found.append((head, each))
-        return found
-    if override is None and not _splits(setup):
-        return None
-    return head_names(setup, heads.names(), rows) or [(None, rows)]
-
-
 def activate_head(pool: Pool) -> None:
     """Puts the head that goes with the active setup in place: that of the last adapter of a Stack, of the fusion, … or the
     model's own. Nothing happens where no head was ever made."""
@@ -89,7 +67,7 @@ def activate_head(pool: Pool) -> None:
     if heads is None:
         return
     setup = pool.plan.setup
-    found = head_names(setup, heads.names(), 1) if isinstance(setup, Composition) and not _splits(setup) else None
+    found = head_names(setup, heads.names(), 1) if isinstance(setup, Composition) and not splits_rows(setup) else None
     name = found[0][0] if found else None
     if name is not None or not heads.flexible:
         heads.activate(name)
@@ -123,9 +101,6 @@ def head_parameters(pool: Pool) -> Iterator[nn.Parameter]:
 
 def answering(setup: Composition | str) -> list[str]:
     """The names under which the heads of a setup are kept: the last of a Stack, each child of Parallel and BatchSplit."""
-    from adapterhub.core.heads.static import joint_name
-    from adapterhub.spec.composition import BatchSplit, Parallel, Stack
-
     if isinstance(setup, Stack):
         return answering(setup.children[-1])
     if isinstance(setup, (Parallel, BatchSplit)):
@@ -139,12 +114,3 @@ def release_heads(model: nn.Module) -> None:
     found: Heads | None = model.__dict__.pop(_ATTRIBUTE, None)
     if found is not None:
         found.detach()
-
-
-def _splits(setup: object) -> bool:
-    from adapterhub.spec.composition import BatchSplit, Parallel
-
-    return isinstance(setup, Composition) and any(isinstance(block, (Parallel, BatchSplit)) for block in setup.walk())
-
-
-__all__ += ["answering"]

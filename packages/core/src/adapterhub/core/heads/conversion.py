@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from adapterhub.core.formats.checkpoint import HeadCheckpoint
-from adapterhub.core.heads.static import kind_of_head
+from adapterhub.core.heads.kinds import kind_of_head
 from adapterhub.spec.errors import CheckpointError
 from adapterhub.spec.heads import HeadConfig
 

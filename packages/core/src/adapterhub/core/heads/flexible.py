@@ -18,14 +18,14 @@ from transformers import PreTrainedModel
 from transformers.generation import GenerationMixin
 from transformers.utils import ModelOutput
 
-from adapterhub.core.blocks import Chain
 from adapterhub.core.heads import build_head
-from adapterhub.core.heads.attached import segments_of
 from adapterhub.core.heads.base import HeadInput, PredictionHead
 from adapterhub.core.heads.conversion import static_to_flexible
 from adapterhub.core.heads.language_modelling import LanguageModelHead
 from adapterhub.core.heads.multiple_choice import MultipleChoiceHead
+from adapterhub.core.heads.segments import segments_of
 from adapterhub.core.heads.static import is_new_summary
+from adapterhub.core.operations import Chain
 from adapterhub.core.pool import pool_of
 from adapterhub.core.sites import module_key
 from adapterhub.spec.errors import AdapterNotFoundError, CheckpointError, InvalidConfigError

@@ -16,43 +16,23 @@ How an adapter gets its own
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from adapterhub.core.heads.conversion import flexible_to_static
+from adapterhub.core.heads.kinds import LANGUAGE_MODELS, kind_of_head
+from adapterhub.core.heads.segments import Segments
 from adapterhub.core.sites import module_key
-from adapterhub.spec.composition import Average, BatchSplit, Composition, Fuse, Parallel, Split, Stack
 from adapterhub.spec.errors import CheckpointError
 from adapterhub.spec.heads import HeadConfig
 
 if TYPE_CHECKING:
     from adapterhub.core.formats.checkpoint import HeadCheckpoint
 
-__all__ = ["StaticHeads", "head_names", "is_new_summary", "joint_name", "kind_of_head"]
-
-#: Rows of a batch and whose head computes them: `[("a", 2), (None, 1)]`; None is the model's own head.
-Segments = list[tuple[str | None, int]]
-
-#: End of a task class's name → head type, and whether its output layer is the vocabulary.
-_KINDS = {
-    "ForSequenceClassification": "classification",
-    "ForImageClassification": "image_classification",
-    "ForTokenClassification": "tagging",
-    "ForQuestionAnswering": "question_answering",
-    "ForMultipleChoice": "multiple_choice",
-    "ForMaskedLM": "masked_lm",
-    "ForCausalLM": "causal_lm",
-    "LMHeadModel": "causal_lm",
-    "ForConditionalGeneration": "seq2seq_lm",
-}
-_LANGUAGE_MODELS = frozenset({"masked_lm", "causal_lm", "seq2seq_lm"})
-
-
-def kind_of_head(model_class: str) -> str | None:
-    """The head type of a task class of transformers by its name, or None."""
-    return next((kind for suffix, kind in _KINDS.items() if model_class.endswith(suffix)), None)
+__all__ = ["StaticHeads", "is_new_summary"]
 
 
 class IdleHeads(nn.Module):
@@ -188,8 +168,6 @@ class StaticHeads:
         Raises:
             CheckpointError: it does not fit this class.
         """
-        from adapterhub.core.heads.conversion import flexible_to_static
-
         tensors = head.tensors
         if head.config.head_type != "static":
             tensors = flexible_to_static(head, self.keys, self.kind, getattr(self.model, "config", None))
@@ -282,39 +260,6 @@ class StaticHeads:
         return parameter
 
 
-def head_names(setup: Composition | str | None, available: Iterable[str], rows: int) -> Segments | None:
-    """Whose head computes which rows of a batch of `rows`, for a setup.
-
-    A Stack is answered for by its last child that has a head; Fuse and Average by the head named after the fusion, else by
-    none; Parallel and BatchSplit by their children, each for its rows.
-    """
-    known = set(available)
-    if isinstance(setup, Stack):
-        for child in reversed(setup.children):
-            found = head_names(child, known, rows)
-            if found is not None and any(name is not None for name, _ in found):
-                return found
-        return None
-    if isinstance(setup, (Parallel, BatchSplit)):
-        sizes = list(setup.batch_sizes) if isinstance(setup, BatchSplit) else [rows // len(setup)] * len(setup)
-        segments: Segments = []
-        for child, size in zip(setup.children, sizes, strict=True):
-            segments += head_names(child, known, size) or [(None, size)]
-        return segments
-    name = joint_name(setup)
-    return [(name, rows)] if name in known else None
-
-
-def joint_name(setup: Composition | str | None) -> str | None:
-    if setup is None or isinstance(setup, str):
-        return setup
-    if isinstance(setup, Fuse):
-        return setup.name or ",".join(setup.fused_names())
-    if isinstance(setup, (Average, Split)):
-        return ",".join(setup.names())
-    return None
-
-
 def _dispatch(
     heads: StaticHeads, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
 ) -> Any:
@@ -358,7 +303,7 @@ def _head_parameters(model: nn.Module, base: nn.Module, kind: str | None) -> lis
         inside = {id(parameter) for parameter in base.parameters()}
     own = [(name, p) for name, p in model.named_parameters() if id(p) not in inside]
     loaded = any(_was_loaded(parameter) for parameter in model.parameters())
-    if kind in _LANGUAGE_MODELS:
+    if kind in LANGUAGE_MODELS:
         own = [(name, p) for name, p in own if loaded and not _was_loaded(p)]
     names = [name for name, _ in own]
     if loaded and base is not model and names:

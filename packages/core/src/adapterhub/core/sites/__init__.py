@@ -14,12 +14,12 @@ Kinds, and what the operation a plan puts there maps:
 | `prompts.PromptSite` | embedded text | – | prompt tuning |
 
 A new kind of site derives from `HookedSite`: it says where its modules live (`host`), which hooks it needs (`hooks`), and how
-one adapter module acts there (`leaf`). Compositions around it come from `blocks`. Every site has a place in the plan by `index`.
+one adapter module acts there (`leaf`; at sublayers `sublayers.AtSublayer`). Compositions around it come from `blocks`. Every site has a place in the plan by `index`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +28,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from adapterhub.core.carried import Carrier
+from adapterhub.core.layout import argument_of
+from adapterhub.core.operations import AtEmbedding, Operation
 from adapterhub.core.overrides import current_override
-from adapterhub.spec.composition import BatchSplit, Composition, Fuse, Parallel
-from adapterhub.spec.errors import InvalidConfigError
 
 if TYPE_CHECKING:
-    from adapterhub.core.blocks import Operation
-    from adapterhub.core.families import EmbeddingPlace, SublayerPlace
-    from adapterhub.core.plan import Rows
+    from adapterhub.core.layout import EmbeddingPlace, SublayerPlace
     from adapterhub.core.pool import Pool
 
 __all__ = ["EmbeddingSite", "HookedSite", "SharedSite", "Site", "SublayerSite", "module_key"]
@@ -154,29 +152,6 @@ class HookedSite(Site):
         """What one adapter module does here."""
         raise NotImplementedError
 
-    def compile(self, setup: Composition | Rows, *, expand: bool) -> Operation | None:
-        """What a setup does here, or None where none of its adapters has a module."""
-        from adapterhub.core.blocks import build
-
-        return build(setup, self, expand=expand)
-
-    def rows(self, rows: Rows, *, expand: bool) -> Operation | None:
-        """A different adapter in every row."""
-        from adapterhub.core.blocks import rows_one_by_one
-
-        return rows_one_by_one(rows, self, expand=expand)
-
-    def chunks(self, names: Sequence[str], counts: Sequence[int] | None, *, expand: bool) -> Operation | None:
-        """Consecutive parts of the batch, each through one adapter; `counts=None` for equal parts."""
-        from adapterhub.core.blocks import Chunks, build
-
-        parts = [build(name, self) for name in names]
-        return None if all(part is None for part in parts) else Chunks(parts, counts, 0, expand=expand)
-
-    def fuse(self, block: Fuse) -> Operation | None:
-        """Attention over several adapters; only sublayers have it."""
-        raise InvalidConfigError(f"Fuse works on bottleneck adapters; {block!r} holds others.")
-
     def install(self, operation: Operation) -> bool:
         """Hook the module for this operation, unless it is; whether anything changed."""
         if self.handles:
@@ -224,33 +199,6 @@ class SublayerSite(HookedSite):
         self.before = modules[place.chained] if place.chained is not None else None
         self.follower: SublayerSite | None = None
 
-    def leaf(self, module: nn.Module) -> Operation:
-        from adapterhub.core.blocks import AtSublayer
-
-        return AtSublayer(module, self.norm, alone=self.alone)
-
-    def rows(self, rows: Rows, *, expand: bool) -> Operation | None:
-        from itertools import groupby
-
-        from adapterhub.core.mixed import mixed_rows
-
-        runs = [(name, len(list(run))) for name, run in groupby(rows.names)]
-        modules: list[Any] = [None if name is None else self.find(name) for name, _ in runs]
-        return mixed_rows(modules, [count for _, count in runs], self.norm, expand=expand, alone=self.alone)
-
-    def chunks(self, names: Sequence[str], counts: Sequence[int] | None, *, expand: bool) -> Operation | None:
-        """Consecutive parts of the batch, each through one adapter; `counts=None` for equal parts."""
-        from adapterhub.core.mixed import mixed_rows
-
-        modules: list[Any] = [self.find(name) for name in names]
-        return mixed_rows(modules, counts, self.norm, expand=expand, alone=self.alone)
-
-    def fuse(self, block: Fuse) -> Operation | None:
-        from adapterhub.core.fusing import fusing
-
-        fusion = self.find(self.pool.fusion_of(block).name, "fusion")
-        return None if fusion is None else fusing(block, fusion, self)
-
     def install(self, operation: Operation) -> bool:
         """Hook only what the operation needs: h always, r and the norm where they take part."""
         wanted = "h"
@@ -281,17 +229,6 @@ class SublayerSite(HookedSite):
             yield self.residual.register_forward_pre_hook(partial(_keep_residual, self), with_kwargs=True)
             if self.before is not None:
                 yield self.before.register_forward_hook(partial(_keep_first, self))
-
-
-def argument_of(place: SublayerPlace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The argument of a call that carries the residual, passed by position or by name."""
-    position = place.argument
-    if -len(args) <= position < len(args):
-        return args[position]
-    value = kwargs.get(place.keyword)
-    if value is None:
-        value = next((given for given in kwargs.values() if isinstance(given, Tensor)), None)
-    return value
 
 
 def _keep_residual(site: SublayerSite, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -358,13 +295,7 @@ class EmbeddingSite(HookedSite):
         self.output = modules[place.path]
 
     def leaf(self, module: nn.Module) -> Operation:
-        from adapterhub.core.blocks import AtEmbedding
-
         return AtEmbedding(module)
-
-    def compile(self, setup: Composition | Rows, *, expand: bool) -> Operation | None:
-        """One invertible adapter acts, that of the first adapter of the setup (of each row's, where rows differ)."""
-        return super().compile(_first(setup), expand=expand)
 
     def inverse(self, value: Tensor) -> Tensor:
         """Undo what the setup in force does to the embedded text; [B, T, e], before the output embedding."""
@@ -410,14 +341,6 @@ def _undo_embedding(site: EmbeddingSite, module: nn.Module, args: tuple[Any, ...
     if operation is None or not args or args[0].shape[-1] != site.place.width:
         return None
     return (operation.inverse(args[0]), *args[1:])
-
-
-def _first(setup: Any) -> Any:
-    if isinstance(setup, BatchSplit):
-        return BatchSplit(*[_first(child) for child in setup.children], batch_sizes=setup.batch_sizes)
-    if isinstance(setup, Parallel):
-        return Parallel(*[_first(child) for child in setup.children])
-    return _first(setup.children[0]) if isinstance(setup, Composition) else setup
 
 
 def _adapt_embedding(site: EmbeddingSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

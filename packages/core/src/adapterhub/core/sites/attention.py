@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adapterhub.core.blocks import Operation
 from adapterhub.core.carried import Carrier
+from adapterhub.core.operations import Operation
 from adapterhub.core.sites import HookedSite
 from adapterhub.spec.errors import InvalidConfigError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from adapterhub.core.families import LayerPlace
+    from adapterhub.core.layout import LayerPlace
     from adapterhub.core.pool import Pool
 
 __all__ = ["AtAttention", "AttentionSite", "attention_sites"]

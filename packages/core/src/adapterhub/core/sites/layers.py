@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adapterhub.core.blocks import Operation
 from adapterhub.core.carried import Carrier
+from adapterhub.core.operations import Operation
 from adapterhub.core.sites import HookedSite
 
 if TYPE_CHECKING:
-    from adapterhub.core.families import LayerPlace
+    from adapterhub.core.layout import LayerPlace
     from adapterhub.core.pool import Pool
 
 __all__ = ["LayerSite", "layer_sites"]

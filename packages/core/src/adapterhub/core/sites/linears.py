@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adapterhub.core.blocks import Operation
+from adapterhub.core.operations import Operation
 from adapterhub.core.sites import HookedSite
 from adapterhub.spec.errors import InvalidConfigError
 

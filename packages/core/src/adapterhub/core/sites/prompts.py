@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adapterhub.core.blocks import AtEmbedding, Operation
+from adapterhub.core.operations import AtEmbedding, Operation
 from adapterhub.core.sites import HookedSite
 from adapterhub.spec.errors import InvalidConfigError
 
