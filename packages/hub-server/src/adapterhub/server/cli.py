@@ -307,6 +307,27 @@ def token_revoke(
     _say(f"Token {token_id} is revoked.")
 
 
+@token.command("approve")
+def token_approve(
+    code: Annotated[str, typer.Argument(help="The code `adapterhub login --device` shows, such as WDJB-MJHT.")],
+    org: Annotated[str, typer.Option(help="Organisation the token will act for.")],
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+    blob_store: BlobStore = None,
+    account: Annotated[str, typer.Option(help="Member the token will belong to.")] = "",
+    scope: Annotated[list[str] | None, typer.Option(help="Of those asked for.", show_default="all of them")] = None,
+    expires: Annotated[str, typer.Option(help="Such as 90d, 12h, 15m.")] = "90d",
+) -> None:
+    """Approve a login by device code. The program that waits for it gets a token of its own."""
+    from adapterhub.server.accounts.device import approve
+    from adapterhub.server.accounts.tokens import parse_duration
+
+    lifetime = parse_duration(expires)
+    with _open(data, database_url, blob_store).database.write() as connection:
+        done = approve(connection, code, org, scopes=scope or (), account=account, lifetime=lifetime)
+    _say(f"Approved {done.user_code} for {org}: {done.client or 'a program'} at {done.address or 'an unknown address'}.")
+
+
 def _settings(**given: Any) -> Settings:
     try:
         return Settings.read(**given)

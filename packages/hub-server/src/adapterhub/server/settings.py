@@ -43,6 +43,8 @@ class Settings:
         webhook_retry_seconds: wait before the second attempt; each further wait is three times as long.
         upstream: address of a hub to pull from what this one does not have.
         upstream_token: token for `upstream`.
+        device_minutes: how long a login by device code waits for approval.
+        device_poll_seconds: how long a program waits between two questions whether it was approved.
         log_level: `debug`, `info`, `warning` or `error`.
         log_format: `json` or `text`.
     """
@@ -70,6 +72,8 @@ class Settings:
     webhook_retry_seconds: float = 10.0
     upstream: str = ""
     upstream_token: str = dataclasses.field(default="", repr=False)
+    device_minutes: float = 10.0
+    device_poll_seconds: float = 5.0
     log_level: str = "info"
     log_format: str = "json"
 

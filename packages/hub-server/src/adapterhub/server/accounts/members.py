@@ -13,7 +13,7 @@ from adapterhub.server.storage.tables import accounts, members, now, tokens
 from adapterhub.spec.errors import AdapterNotFoundError, InvalidConfigError, PolicyError
 from adapterhub.spec.reference import fold
 
-__all__ = ["ROLES", "allowed_scopes", "list_members", "remove_member", "set_member"]
+__all__ = ["ROLES", "allowed_scopes", "list_members", "remove_member", "scopes_of", "set_member"]
 
 #: what each role may do at most
 ROLES: dict[str, tuple[str, ...]] = {
@@ -91,6 +91,14 @@ def allowed_scopes(connection: Connection, organisation_id: int, account: str) -
     if row is None:
         raise AdapterNotFoundError(f"{account!r} is no member.")
     return int(row.id), ROLES[row.role]
+
+
+def scopes_of(connection: Connection, organisation_id: int, account_id: int) -> tuple[str, ...]:
+    """What the role of an account allows; nothing for one who is no member (any more)."""
+    role = connection.execute(
+        select(members.c.role).where(members.c.organisation_id == organisation_id, members.c.account_id == account_id)
+    ).scalar_one_or_none()
+    return ROLES[role] if role else ()
 
 
 def _keep_an_owner(connection: Connection, organisation_id: int, account_id: int) -> None:

