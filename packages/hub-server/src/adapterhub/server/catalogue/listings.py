@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -88,10 +89,7 @@ class ListingsProjection:
             tally.write_new(connection)
 
     def _apply(self, connection: Connection, ids: list[int]) -> None:
-        old = {
-            row["adapter_id"]: dict(row)
-            for row in connection.execute(select(listings).where(listings.c.adapter_id.in_(ids))).mappings()
-        }
+        old = {row["adapter_id"]: dict(row) for row in connection.execute(_LISTINGS, {"ids": ids}).mappings()}
         seen: dict[str, str] = {}
         new = {row["adapter_id"]: row for row in _rows(connection, ids, seen)}
         _keep_configs(connection, seen)
@@ -212,30 +210,9 @@ def row_facets(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _rows(connection: Connection, ids: Sequence[int], seen: dict[str, str]) -> Iterator[dict[str, Any]]:
     """The listing of each of these adapters that has a published version; their configs are added to `seen` by id."""
-    owners = {
-        row.id: row
-        for row in connection.execute(
-            select(adapters, organisations.c.name.label("namespace"), organisations.c.key.label("namespace_key"))
-            .join(organisations, organisations.c.id == adapters.c.organisation_id)
-            .where(adapters.c.id.in_(ids), adapters.c.listed)
-        )
-    }
+    owners = {row.id: row for row in connection.execute(_OWNERS, {"ids": list(ids)})}
     published: dict[int, list[Any]] = {}
-    for version in connection.execute(
-        select(
-            versions.c.adapter_id,
-            versions.c.version,
-            versions.c.digest,
-            versions.c.line,
-            versions.c.yanked,
-            versions.c.size,
-            versions.c.created_at,
-            versions.c.serial,
-            versions.c.config_id,
-        )
-        .where(versions.c.adapter_id.in_(owners), versions.c.state == "published")
-        .order_by(versions.c.serial)
-    ):
+    for version in connection.execute(_PUBLISHED, {"ids": list(owners)}):
         published.setdefault(version.adapter_id, []).append(version)
     shown = {
         adapter_id: shown_version(found, owners[adapter_id].default_version) for adapter_id, found in published.items()
@@ -256,7 +233,7 @@ def _keep_configs(connection: Connection, seen: Mapping[str, str]) -> None:
     ids = sorted(seen)
     for start in range(0, len(ids), _BATCH):
         part = ids[start : start + _BATCH]
-        known = set(connection.execute(select(configs.c.config_id).where(configs.c.config_id.in_(part))).scalars())
+        known = set(connection.execute(_KNOWN_CONFIGS, {"ids": part}).scalars())
         missing = [{"config_id": name, "config": seen[name]} for name in part if name not in known]
         if missing:
             connection.execute(insert(configs), missing)
@@ -273,7 +250,7 @@ def shown_version(found: Sequence[Any], default: str | None) -> Any:
 def _manifest_details(connection: Connection, digests: Sequence[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Model family and languages, by manifest digest."""
     found = {}
-    for row in connection.execute(select(manifests.c.digest, manifests.c.body).where(manifests.c.digest.in_(digests))):
+    for row in connection.execute(_MANIFESTS, {"digests": list(digests)}):
         manifest = json.loads(row.body)
         found[row.digest] = (
             (manifest.get("base_model") or {}).get("family") or "",
@@ -285,7 +262,7 @@ def _manifest_details(connection: Connection, digests: Sequence[str]) -> dict[st
 def _names(connection: Connection, owners: Sequence[Any]) -> dict[tuple[str, str, str], tuple[str, str]]:
     """Names and descriptions of the tasks and data sets of these adapters, so that search finds them by those too."""
     keys = {owner.task_key for owner in owners}
-    rows = connection.execute(select(vocabulary).where(vocabulary.c.task_key.in_(keys)))
+    rows = connection.execute(_VOCABULARY, {"keys": sorted(keys)})
     return {(row.kind, row.task_key, row.subtask_key): (row.name, row.description) for row in rows}
 
 
@@ -293,7 +270,7 @@ def _record_details(connection: Connection, ids: Sequence[int]) -> dict[int, tup
     """Model family and languages of imported adapters without a manifest, by adapter."""
     found: dict[int, tuple[str, tuple[str, ...]]] = {}
     if ids:
-        for row in connection.execute(select(imported_records).where(imported_records.c.adapter_id.in_(ids))):
+        for row in connection.execute(_RECORDS, {"ids": list(ids)}):
             record = json.loads(row.document)
             found[row.adapter_id] = (record.get("model_type") or "", ())
     return found
@@ -379,7 +356,7 @@ def _replace(connection: Connection, before: Mapping[str, Any] | None, after: Ma
         connection.execute(_FORGET, {"rank": before["rank"], "words": before["words"]})
     if before is None:
         assert after is not None
-        connection.execute(insert(listings), after)
+        connection.execute(_INSERT, after)
     elif after is None:
         connection.execute(delete(listings).where(listings.c.rank == before["rank"]))
     else:
@@ -402,32 +379,33 @@ def _rebuild_text(connection: Connection) -> None:
         connection.exec_driver_sql(f"INSERT INTO listings_text(listings_text, rank) VALUES {command}")
 
 
-def _upserting(dialect: str) -> Any:
-    """The `insert` of a dialect that knows ON CONFLICT; only the one in use is loaded."""
+@lru_cache(maxsize=16)
+def _adding(dialect: str, table: Any, key: tuple[str, ...], counts: tuple[str, ...]) -> Any:
+    """The statement that adds `counts` to the row of `key`, or makes it. Only the dialect in use is loaded."""
     if dialect == "sqlite":
-        from sqlalchemy.dialects import sqlite
+        from sqlalchemy.dialects.sqlite import insert as upsert
+    else:
+        from sqlalchemy.dialects.postgresql import insert as upsert  # type: ignore[assignment]
+    statement = upsert(table)
+    return statement.on_conflict_do_update(
+        index_elements=list(key), set_={name: table.c[name] + statement.excluded[name] for name in counts}
+    )
 
-        return sqlite.insert
-    from sqlalchemy.dialects import postgresql
 
-    return postgresql.insert
+@lru_cache(maxsize=16)
+def _falling(table: Any, key: tuple[str, ...]) -> Any:
+    """The statement that deletes the row of a key if nothing is left to count."""
+    return delete(table).where(table.c.adapters <= 0, *(table.c[name] == bindparam(f"k_{name}") for name in key))
 
 
 def _add(connection: Connection, table: Any, key: Sequence[str], rows: list[dict[str, Any]]) -> None:
     """Add `adapters` of each row to the row of the same key; rows that fall to zero are deleted."""
     if not rows:
         return
-    statement = _upserting(connection.dialect.name)(table)
-    statement = statement.on_conflict_do_update(
-        index_elements=list(key), set_={"adapters": table.c.adapters + statement.excluded.adapters}
-    )
-    connection.execute(statement, rows)
+    connection.execute(_adding(connection.dialect.name, table, tuple(key), ("adapters",)), rows)
     falling = [{f"k_{name}": row[name] for name in key} for row in rows if row["adapters"] < 0]
     if falling:
-        connection.execute(
-            delete(table).where(table.c.adapters <= 0, *(table.c[name] == bindparam(f"k_{name}") for name in key)),
-            falling,
-        )
+        connection.execute(_falling(table, tuple(key)), falling)
 
 
 def _add_to_pairs(
@@ -443,28 +421,53 @@ def _add_to_pairs(
     totals: Counter[tuple[str, ...]] = Counter()
     models: Counter[tuple[str, ...]] = Counter()
     for place, difference in sorted(by_model.items()):
-        here = [explore_cells.c[name] == value for name, value in zip((*_PAIR, "model_name"), place, strict=True)]
-        after = int(
-            connection.execute(select(func.coalesce(func.sum(explore_cells.c.adapters), 0)).where(*here)).scalar_one()
-        )
+        here = dict(zip((*_PAIR, "model_name"), place, strict=True))
+        after = int(connection.execute(_OF_MODEL, here).scalar_one())
         totals[place[:3]] += difference
         models[place[:3]] += (after > 0) - (after - difference > 0)
     for pair, difference in sorted(totals.items()):
         key = dict(zip(_PAIR, pair, strict=True))
         row = {"task": names[pair][0], "subtask": names[pair][1], "adapters": difference, "models": models[pair]}
-        statement = _upserting(connection.dialect.name)(explore_pairs)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=list(_PAIR),
-                set_={
-                    "adapters": explore_pairs.c.adapters + statement.excluded.adapters,
-                    "models": explore_pairs.c.models + statement.excluded.models,
-                },
-            ),
-            [key | row],
-        )
-        connection.execute(
-            delete(explore_pairs).where(
-                explore_pairs.c.adapters <= 0, *(explore_pairs.c[name] == value for name, value in key.items())
+        connection.execute(_adding(connection.dialect.name, explore_pairs, _PAIR, ("adapters", "models")), [key | row])
+        if difference < 0:
+            connection.execute(_falling(explore_pairs, _PAIR), {f"k_{name}": value for name, value in key.items()})
+
+
+# Statements of the way of a publish, built once.
+_IDS: Any = bindparam("ids", expanding=True)
+_LISTINGS = select(listings).where(listings.c.adapter_id.in_(_IDS))
+_INSERT = insert(listings)
+_OWNERS = (
+    select(adapters, organisations.c.name.label("namespace"), organisations.c.key.label("namespace_key"))
+    .join(organisations, organisations.c.id == adapters.c.organisation_id)
+    .where(adapters.c.id.in_(_IDS), adapters.c.listed)
+)
+_PUBLISHED = (
+    select(
+        *(
+            versions.c[name]
+            for name in (
+                "adapter_id",
+                "version",
+                "digest",
+                "line",
+                "yanked",
+                "size",
+                "created_at",
+                "serial",
+                "config_id",
             )
         )
+    )
+    .where(versions.c.adapter_id.in_(_IDS), versions.c.state == "published")
+    .order_by(versions.c.serial)
+)
+_KNOWN_CONFIGS = select(configs.c.config_id).where(configs.c.config_id.in_(_IDS))
+_MANIFESTS = select(manifests.c.digest, manifests.c.body).where(
+    manifests.c.digest.in_(bindparam("digests", expanding=True))
+)
+_VOCABULARY = select(vocabulary).where(vocabulary.c.task_key.in_(bindparam("keys", expanding=True)))
+_RECORDS = select(imported_records).where(imported_records.c.adapter_id.in_(_IDS))
+_OF_MODEL = select(func.coalesce(func.sum(explore_cells.c.adapters), 0)).where(
+    *(explore_cells.c[name] == bindparam(name) for name in (*_PAIR, "model_name"))
+)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, false, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, exists, false, func, insert, literal, or_, select, update
 
 from adapterhub.server.accounts.organisations import find_organisation
 from adapterhub.server.accounts.viewer import Viewer, forbidden
@@ -154,7 +154,7 @@ def _commit(
     version_id = add_version(connection, adapter_id, entry, serial, state=state, token_id=viewer.token_id)
     insert_missing(connection, manifests, {"digest": digest, "body": body})
     connection.execute(
-        insert(version_files),
+        _INSERT_FILES,
         [
             {
                 "version_id": version_id,
@@ -166,11 +166,7 @@ def _commit(
             for file in manifest.files
         ],
     )
-    connection.execute(
-        update(organisations)
-        .where(organisations.c.id == organisation.id)
-        .values(used_bytes=organisations.c.used_bytes + manifest.size)
-    )
+    connection.execute(_ADD_BYTES, {"organisation": organisation.id, "more": manifest.size})
     name = f"@{organisation.name}/{entry.name}:{manifest.version}"
     action = "version.publish" if state == "published" else "version.submit"
     record(
@@ -192,9 +188,7 @@ def _existing(connection: Connection, organisation: Row[Any], manifest: Manifest
     adapter = find_adapter(connection, organisation.id, manifest.name)
     if adapter is None:
         return None
-    row = connection.execute(
-        select(versions).where(versions.c.adapter_id == adapter.id, versions.c.version == manifest.version)
-    ).first()
+    row = connection.execute(_VERSION, {"adapter": adapter.id, "version": manifest.version}).first()
     if row is None:
         return None
     name = f"@{organisation.name}/{adapter.name}:{manifest.version}"
@@ -261,10 +255,10 @@ def _check_quota(connection: Connection, settings: Settings, organisation: Row[A
 def _missing_blobs(connection: Connection, manifest: Manifest, organisation_id: int, viewer: Viewer) -> list[Problem]:
     digests = {file.digest for file in manifest.files}
     usable: dict[str, int] = {}
-    query = select(blobs.c.digest, blobs.c.size).where(blobs.c.digest.in_(digests))
-    if not viewer.is_operator:
-        query = query.where(or_(_brought_by(organisation_id), is_public()))
-    for row in connection.execute(query):
+    usable_by = {} if viewer.is_operator else {"organisation": organisation_id}
+    for row in connection.execute(
+        _ANY_BLOBS if viewer.is_operator else _BLOBS, {"digests": list(digests), **usable_by}
+    ):
         usable[row.digest] = int(row.size)
     problems = []
     for number, file in enumerate(manifest.files):
@@ -278,14 +272,6 @@ def _missing_blobs(connection: Connection, manifest: Manifest, organisation_id: 
                 Problem(f"/files/{number}/size", f"{file.path}: is {file.size}, the bytes uploaded are {size}")
             )
     return problems
-
-
-def _brought_by(organisation_id: int) -> Any:
-    return exists(
-        select(literal(1)).where(
-            blob_owners.c.digest == blobs.c.digest, blob_owners.c.organisation_id == organisation_id
-        )
-    )
 
 
 def is_public() -> Any:
@@ -303,6 +289,29 @@ def is_public() -> Any:
             )
         )
     )
+
+
+# Statements of the way of a publish, built once.
+_VERSION = select(versions).where(
+    versions.c.adapter_id == bindparam("adapter"), versions.c.version == bindparam("version")
+)
+_INSERT_FILES = insert(version_files)
+_ADD_BYTES = (
+    update(organisations)
+    .where(organisations.c.id == bindparam("organisation"))
+    .values(used_bytes=organisations.c.used_bytes + bindparam("more"))
+)
+_ANY_BLOBS = select(blobs.c.digest, blobs.c.size).where(blobs.c.digest.in_(bindparam("digests", expanding=True)))
+_BLOBS = _ANY_BLOBS.where(
+    or_(
+        exists(
+            select(literal(1)).where(
+                blob_owners.c.digest == blobs.c.digest, blob_owners.c.organisation_id == bindparam("organisation")
+            )
+        ),
+        is_public(),
+    )
+)
 
 
 def _refused(problems: list[Mapping[str, Any]] | list[dict[str, Any]]) -> ValidationFailedError:

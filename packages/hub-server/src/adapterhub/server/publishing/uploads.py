@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterable
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError as UniqueViolation
 from starlette.concurrency import run_in_threadpool
 
@@ -28,6 +29,9 @@ from adapterhub.spec.errors import (
 )
 
 __all__ = ["OffsetError", "append", "begin_upload", "discard_upload", "finish", "offset_of", "sweep", "upload_whole"]
+
+
+_ORGANISATION = select(organisations).where(organisations.c.id == bindparam("organisation"))
 
 
 class OffsetError(PublishError):
@@ -198,7 +202,7 @@ def _room(storage: Storage, settings: Settings, organisation_id: int | None) -> 
 def _room_left(connection: Connection, settings: Settings, organisation_id: int | None) -> int:
     if organisation_id is None:
         return settings.max_file_bytes
-    row = connection.execute(select(organisations).where(organisations.c.id == organisation_id)).one()
+    row = connection.execute(_ORGANISATION, {"organisation": organisation_id}).one()
     limit = row.max_bytes if row.max_bytes is not None else settings.organisation_bytes
     left = limit - row.used_bytes
     if left <= 0:
@@ -292,9 +296,14 @@ def _keep(storage: Storage, digest: str, size: int, organisation_id: int | None)
 
 def insert_missing(connection: Connection, table: Any, values: dict[str, Any]) -> bool:
     """Insert a row unless its key is there already; whether it was inserted."""
-    from sqlalchemy.dialects import postgresql, sqlite
-
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
     # a count of rows would be -1 with some drivers, so the row itself is asked for
-    return connection.execute(statement.returning(*table.primary_key.columns)).first() is not None
+    return connection.execute(_inserting_missing(connection.dialect.name, table), values).first() is not None
+
+
+@lru_cache(maxsize=16)
+def _inserting_missing(dialect: str, table: Any) -> Any:
+    if dialect == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert as lenient
+    else:
+        from sqlalchemy.dialects.postgresql import insert as lenient  # type: ignore[assignment]
+    return lenient(table).on_conflict_do_nothing().returning(*table.primary_key.columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, false, func, select, update
+from sqlalchemy import Connection, bindparam, delete, false, func, select, update
 
 from adapterhub.server.storage.bulk import bulk_insert, indexes_afterwards
 from adapterhub.server.storage.tables import adapters, pair_words, pairs, versions
@@ -14,8 +14,25 @@ from adapterhub.spec.reference import fold
 
 __all__ = ["PairProjection"]
 
-_KEY = (pairs.c.model_name, pairs.c.task, pairs.c.subtask, pairs.c.type)
-_SAME = (adapters.c.model_name, adapters.c.task, adapters.c.subtask, adapters.c.type)
+_NAMES = ("model_name", "task", "subtask", "type")
+_SAME = tuple(adapters.c[name] for name in _NAMES)
+
+# Statements of the way of a publish, built once.
+_PLACES = select(*_SAME).where(adapters.c.id.in_(bindparam("ids", expanding=True)))
+_HERE = tuple(pairs.c[name] == bindparam(name) for name in _NAMES)
+_KNOWN = select(pairs.c.live).where(*_HERE)
+_ANY = (
+    select(versions.c.id)
+    .join(adapters, versions.c.adapter_id == adapters.c.id)
+    .where(
+        versions.c.state == "published",
+        adapters.c.private == false(),
+        *(adapters.c[name] == bindparam(name) for name in _NAMES),
+        *(adapters.c[name] == bindparam(name) for name in ("task_key", "subtask_key")),  # the index is on these
+    )
+    .limit(1)
+)
+_LIVE = _ANY.where(versions.c.yanked == false())
 
 
 class PairProjection:
@@ -27,7 +44,7 @@ class PairProjection:
         """Look again at the (model, task, subtask, type) of these adapters."""
         keys = {
             (row.model_name, row.task, row.subtask, row.type)
-            for row in connection.execute(select(*_SAME).where(adapters.c.id.in_(adapter_ids)))
+            for row in connection.execute(_PLACES, {"ids": list(adapter_ids)})
         }
         for key in keys:
             self._look_again(connection, key)
@@ -48,30 +65,20 @@ class PairProjection:
                 _insert_pairs(connection, rows[start : start + 5000])
 
     def _look_again(self, connection: Connection, key: tuple[str, ...]) -> None:
-        published = (
-            select(versions.c.id)
-            .join(adapters, versions.c.adapter_id == adapters.c.id)
-            .where(
-                versions.c.state == "published",
-                adapters.c.private == false(),
-                *(column == value for column, value in zip(_SAME, key, strict=True)),
-                adapters.c.task_key == fold(key[1]),  # the index is on the folded names
-                adapters.c.subtask_key == fold(key[2]),
-            )
-            .limit(1)
-        )
-        here = [column == value for column, value in zip(_KEY, key, strict=True)]
-        known = connection.execute(select(pairs.c.live).where(*here)).first()
-        live = connection.execute(published.where(versions.c.yanked == false())).first() is not None
-        if live or connection.execute(published).first() is not None:
+        here = dict(zip(_NAMES, key, strict=True))
+        folded = here | {"task_key": fold(key[1]), "subtask_key": fold(key[2])}
+        known = connection.execute(_KNOWN, here).first()
+        live = connection.execute(_LIVE, folded).first() is not None
+        if live or connection.execute(_ANY, folded).first() is not None:
             if known is None:
                 _insert_pairs(connection, [(key, live)])
             elif known.live != live:
-                connection.execute(update(pairs).where(*here).values(live=live))
+                same = (pairs.c[name] == value for name, value in here.items())
+                connection.execute(update(pairs).where(*same).values(live=live))
         elif known is not None:
-            words = (pair_words.c.model_name, pair_words.c.task, pair_words.c.subtask, pair_words.c.type)
-            connection.execute(delete(pair_words).where(*(c == v for c, v in zip(words, key, strict=True))))
-            connection.execute(delete(pairs).where(*here))
+            words = [pair_words.c[name] == value for name, value in here.items()]
+            connection.execute(delete(pair_words).where(*words))
+            connection.execute(delete(pairs).where(*_HERE), here)
 
 
 def _integer() -> Any:

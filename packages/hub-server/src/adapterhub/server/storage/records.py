@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from adapterhub.server.storage.database import inserted_id
 from adapterhub.server.storage.tables import adapters, now, organisations, versions
@@ -17,11 +17,21 @@ from adapterhub.spec.reference import fold
 __all__ = ["add_version", "entry_of", "find_adapter", "refresh_lines", "upsert_adapter"]
 
 
+# Statements of the way of a publish, built once.
+_ADAPTER = select(adapters).where(
+    adapters.c.organisation_id == bindparam("organisation"), adapters.c.key == bindparam("key")
+)
+_LISTED = (
+    select(versions.c.id).where(versions.c.adapter_id == bindparam("adapter"), versions.c.state == "published").limit(1)
+)
+_INSERT_ADAPTER = insert(adapters)
+_INSERT_VERSION = insert(versions)
+_TOUCH = update(adapters).where(adapters.c.id == bindparam("touched"))
+
+
 def find_adapter(connection: Connection, organisation_id: int, name: str) -> Row[Any] | None:
     """The row of an adapter by its name, however spelt."""
-    return connection.execute(
-        select(adapters).where(adapters.c.organisation_id == organisation_id, adapters.c.key == fold(name))
-    ).first()
+    return connection.execute(_ADAPTER, {"organisation": organisation_id, "key": fold(name)}).first()
 
 
 def upsert_adapter(
@@ -46,7 +56,8 @@ def upsert_adapter(
     moment = now()
     kept = dataclasses.replace(entry, namespace=organisation.name)
     result = connection.execute(
-        insert(adapters).values(
+        _INSERT_ADAPTER,
+        dict(
             organisation_id=organisation.id,
             name=entry.name,
             key=fold(entry.name),
@@ -67,7 +78,7 @@ def upsert_adapter(
             listed=False,
             serial=serial,
             **texts,
-        )
+        ),
     )
     return inserted_id(result), kept
 
@@ -85,23 +96,24 @@ def add_version(
     """Insert one version; returns its id. The unique constraint on (adapter, version) refuses a second one of that name."""
     moment = moment or now()
     result = connection.execute(
-        insert(versions).values(
-            adapter_id=adapter_id,
-            version=entry.version,
-            digest=entry.digest,
-            state=state,
-            yanked=entry.yanked,
-            yanked_reason=entry.yanked_reason or "",
-            line=entry.to_json_line(),
-            bucket=bucket_of(entry.model_name, entry.task, entry.subtask),
-            model_bucket=model_bucket_of(entry.model_name),
-            config_id=entry.config_id or "",
-            size=entry.size or 0,
-            token_id=token_id,
-            created_at=moment,
-            published_at=moment if state == "published" else None,
-            serial=serial,
-        )
+        _INSERT_VERSION,
+        {
+            "adapter_id": adapter_id,
+            "version": entry.version,
+            "digest": entry.digest,
+            "state": state,
+            "yanked": entry.yanked,
+            "yanked_reason": entry.yanked_reason or "",
+            "line": entry.to_json_line(),
+            "bucket": bucket_of(entry.model_name, entry.task, entry.subtask),
+            "model_bucket": model_bucket_of(entry.model_name),
+            "config_id": entry.config_id or "",
+            "size": entry.size or 0,
+            "token_id": token_id,
+            "created_at": moment,
+            "published_at": moment if state == "published" else None,
+            "serial": serial,
+        },
     )
     if state == "published":
         touch(connection, adapter_id, serial, entry)
@@ -110,11 +122,10 @@ def add_version(
 
 def touch(connection: Connection, adapter_id: int, serial: int, entry: IndexEntry | None = None) -> None:
     """Note that an adapter changed; with `entry` its newest version's properties become the adapter's."""
-    listed = select(versions.c.id).where(versions.c.adapter_id == adapter_id, versions.c.state == "published").limit(1)
     values: dict[str, Any] = {
         "serial": serial,
         "updated_at": now(),
-        "listed": connection.execute(listed).first() is not None,
+        "listed": connection.execute(_LISTED, {"adapter": adapter_id}).first() is not None,
     }
     if entry is not None:
         values |= {
@@ -123,7 +134,7 @@ def touch(connection: Connection, adapter_id: int, serial: int, entry: IndexEntr
             "license": entry.license,
             "language": entry.language,
         }
-    connection.execute(update(adapters).where(adapters.c.id == adapter_id).values(**values))
+    connection.execute(_TOUCH, {**values, "touched": adapter_id})
 
 
 def entry_of(line: str) -> IndexEntry:
