@@ -81,7 +81,8 @@ _HOME: dict[str, str] = {
         "adapterhub.core.auto",
     ),
     **dict.fromkeys(("AdapterTrainer", "Seq2SeqAdapterTrainer"), "adapterhub.core.training"),
-    **dict.fromkeys(("LoadReport", "load_report"), "adapterhub.core.formats"),
+    "LoadReport": "adapterhub.core.formats",
+    "load_report": "adapterhub.core.checkpoints",
 }
 _SPEC_MODULES = {
     **dict.fromkeys(

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from adapterhub.core.model import init
+from adapterhub.core.whole import FOLDER, INDEX, load_all_adapters
 
 __all__ = [
     "AdapterType",
@@ -52,7 +53,7 @@ class _AutoModel:
 
     @classmethod
     def from_pretrained(cls, name_or_path: Any, *args: Any, base_model_name: str | None = None, **kwargs: Any) -> Any:
-        """transformers' `from_pretrained`, then `init`.
+        """transformers' `from_pretrained`, then `init`; adapters that `save_pretrained` left in the folder come back.
 
         Args:
             name_or_path: a name on the model hub or a folder.
@@ -61,7 +62,10 @@ class _AutoModel:
         """
         model = cls._class().from_pretrained(name_or_path, *args, **kwargs)
         text = str(name_or_path)
-        return cls._ready(model, base_model_name or (None if Path(text).is_dir() else text))
+        model = cls._ready(model, base_model_name or (None if Path(text).is_dir() else text))
+        if (Path(text) / FOLDER / INDEX).is_file():
+            load_all_adapters(model, text)
+        return model
 
     @classmethod
     def from_config(cls, config: Any, *, base_model_name: str | None = None, **kwargs: Any) -> Any:

@@ -288,47 +288,65 @@ class AdapterModelMixin(HeadMethods):
 
     def save_adapter(self, save_directory: Any, adapter_name: str, **options: Any) -> None:
         """Write an adapter, and its head, as a folder. `format`: "native" (default), "adapters" or "peft"; `dtype`: of the file."""
-        from adapterhub.core import formats
+        from adapterhub.core import checkpoints
 
-        formats.save_adapter(self, save_directory, adapter_name, **options)
+        checkpoints.save_adapter(self, save_directory, adapter_name, **options)
 
     def load_adapter(self, adapter_name_or_path: Any, **options: Any) -> str:
         """Read an adapter from a folder, a hub reference, or with `source="hf"` the Hugging Face hub; returns its name."""
-        from adapterhub.core import formats
+        from adapterhub.core import checkpoints
 
-        name: str = formats.load_adapter(self, adapter_name_or_path, **options)
+        name: str = checkpoints.load_adapter(self, adapter_name_or_path, **options)
         return name
 
     def save_all_adapters(self, save_directory: Any, **options: Any) -> None:
         """Write every adapter to a sub-folder of its name."""
-        from adapterhub.core import formats
+        from adapterhub.core import setups
 
-        formats.save_all_adapters(self, save_directory, **options)
+        setups.save_all_adapters(self, save_directory, **options)
+
+    def load_all_adapters(self, adapter_directory: Any, **options: Any) -> list[str]:
+        """Read every adapter `save_all_adapters` or `save_pretrained` wrote; returns their names."""
+        from adapterhub.core import whole
+
+        return whole.load_all_adapters(self, adapter_directory, **options)  # type: ignore[arg-type]
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers saves the model, and its adapters, fusions and heads beside it, in the sub-folder `adapters`.
+
+        The Auto classes of this package bring them back; after those of transformers call `init` and `load_all_adapters`.
+        """
+        result = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        if kwargs.get("is_main_process", True):
+            from adapterhub.core import whole
+
+            whole.save_beside(self, save_directory)  # type: ignore[arg-type]
+        return result
 
     def save_adapter_fusion(self, save_directory: Any, adapter_names: Any, **options: Any) -> None:
         """Write a fusion as a folder."""
-        from adapterhub.core import formats
+        from adapterhub.core import checkpoints
 
-        formats.save_adapter_fusion(self, save_directory, adapter_names, **options)
+        checkpoints.save_adapter_fusion(self, save_directory, adapter_names, **options)
 
     def load_adapter_fusion(self, adapter_fusion_name_or_path: Any, **options: Any) -> str:
         """Read a fusion from a folder; its adapters have to be there. Returns its name."""
-        from adapterhub.core import formats
+        from adapterhub.core import checkpoints
 
-        name: str = formats.load_adapter_fusion(self, adapter_fusion_name_or_path, **options)
+        name: str = checkpoints.load_adapter_fusion(self, adapter_fusion_name_or_path, **options)
         return name
 
     def save_adapter_setup(self, save_directory: Any, adapter_setup: Any, **options: Any) -> None:
         """Write a composition with all its adapters, fusions and heads."""
-        from adapterhub.core import formats
+        from adapterhub.core import setups
 
-        formats.save_adapter_setup(self, save_directory, adapter_setup, **options)
+        setups.save_adapter_setup(self, save_directory, adapter_setup, **options)
 
     def load_adapter_setup(self, adapter_setup_name_or_path: Any, **options: Any) -> Any:
         """Read what `save_adapter_setup` wrote; returns the composition."""
-        from adapterhub.core import formats
+        from adapterhub.core import setups
 
-        return formats.load_adapter_setup(self, adapter_setup_name_or_path, **options)
+        return setups.load_adapter_setup(self, adapter_setup_name_or_path, **options)
 
     def push_adapter(self, adapter_name: str, reference: str, **options: Any) -> Any:
         """Publish an adapter under a reference; needs adapterhub-client."""

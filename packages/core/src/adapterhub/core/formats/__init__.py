@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import Any
 
 from adapterhub.core.formats.checkpoint import LoadReport
 from adapterhub.core.formats.files import read_json
@@ -47,23 +45,3 @@ def detect_fusion(folder: Path) -> str:
     raise CheckpointError(
         f"There is no adapter fusion in {folder}.", hint="Give a folder written by save_adapter_fusion."
     )
-
-
-#: Names the model's methods look for here; the modules that have them stand above this package and are loaded when asked.
-_ABOVE = {
-    "load_adapter": "checkpoints",
-    "load_adapter_fusion": "checkpoints",
-    "load_report": "checkpoints",
-    "save_adapter": "checkpoints",
-    "save_adapter_fusion": "checkpoints",
-    "load_adapter_setup": "setups",
-    "save_adapter_setup": "setups",
-    "save_all_adapter_fusions": "setups",
-    "save_all_adapters": "setups",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _ABOVE:
-        return getattr(importlib.import_module(f"adapterhub.core.{_ABOVE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """What a training run changes, kept and put back: adapters, fusions, heads and whatever else was trained.
 
-A checkpoint is a folder with one sub-folder an adapter and a fusion (`setups`), the heads, `trained.safetensors` for
+A checkpoint is a folder with one sub-folder an adapter and a fusion (`whole`), the heads, `trained.safetensors` for
 parameters that belong to none of these (embeddings, say), and `active.json` with the setup. `restore_trained` copies the
 numbers into the parameters there are, so that an optimiser that holds them goes on with them.
 """
@@ -14,17 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adapterhub.core.checkpoints import save_adapter, save_adapter_fusion
 from adapterhub.core.formats import native
-from adapterhub.core.formats.files import read_json, read_tensors, write_json, write_tensors
+from adapterhub.core.formats.files import read_json, read_tensors, write_tensors
 from adapterhub.core.heads.attached import heads_of
 from adapterhub.core.pool import Pool, pool_of
-from adapterhub.core.setups import folder_of
+from adapterhub.core.whole import INDEX, save_parts
 from adapterhub.spec.errors import CheckpointError
 
 __all__ = ["restore_trained", "save_trained", "trained_names"]
-
-_INDEX = "adapters.json"
 
 
 def trained_names(model: nn.Module) -> tuple[list[str], list[str], list[str]]:
@@ -41,34 +38,10 @@ def trained_names(model: nn.Module) -> tuple[list[str], list[str], list[str]]:
 
 def save_trained(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     """Writes everything that is being trained, and the active adapters, below `folder`."""
-    pool, root = pool_of(model), Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    heads = heads_of(model)
-    adapters, fusions, found = trained_names(model)
-    for name in adapters:
-        save_adapter(model, root / folder_of(name), name)
-    for name in fusions:
-        save_adapter_fusion(model, root / folder_of(f"fusion {name}"), name, with_head=False)
-    alone = [name for name in found if name not in adapters]
-    for name in alone:
-        head = heads.save(name)
-        assert head is not None
-        target = root / folder_of(f"head {name}")
-        target.mkdir(exist_ok=True)
-        native.write_head(target, head)
-    rest = {name: parameter.detach() for name, parameter in _others(pool) if parameter.requires_grad}
+    root = save_parts(model, folder, *trained_names(model))
+    rest = {name: parameter.detach() for name, parameter in _others(pool_of(model)) if parameter.requires_grad}
     if rest:
         write_tensors(root / "trained.safetensors", rest)
-    setup = pool.plan.setup
-    write_json(
-        root / _INDEX,
-        {
-            "adapters": {name: folder_of(name) for name in adapters},
-            "fusions": {name: folder_of(f"fusion {name}") for name in fusions},
-            "heads": {name: folder_of(f"head {name}") for name in alone},
-            "active": setup.to_dict() if setup is not None and hasattr(setup, "to_dict") else None,
-        },
-    )
     return root
 
 
@@ -80,9 +53,9 @@ def restore_trained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
         CheckpointError: the folder is none, or has adapters or tensors the model lacks.
     """
     pool, root = pool_of(model), Path(folder)
-    if not (root / _INDEX).is_file():
-        raise CheckpointError(f"{root} is no training checkpoint of adapters: {_INDEX} is missing.")
-    index = read_json(root / _INDEX)
+    if not (root / INDEX).is_file():
+        raise CheckpointError(f"{root} is no training checkpoint of adapters: {INDEX} is missing.")
+    index = read_json(root / INDEX)
     heads = heads_of(model)
     for name, sub in index["adapters"].items():
         saved = native.read_adapter(root / sub)
