@@ -290,20 +290,20 @@ class AdapterModelMixin(HeadMethods):
         """Write an adapter, and its head, as a folder. `format`: "native" (default), "adapters" or "peft"; `dtype`: of the file."""
         from adapterhub.core import checkpoints
 
-        checkpoints.save_adapter(self, save_directory, adapter_name, **options)
+        checkpoints.save_adapter(self, save_directory, adapter_name, **options)  # type: ignore[arg-type]
 
     def load_adapter(self, adapter_name_or_path: Any, **options: Any) -> str:
         """Read an adapter from a folder, a hub reference, or with `source="hf"` the Hugging Face hub; returns its name."""
         from adapterhub.core import checkpoints
 
-        name: str = checkpoints.load_adapter(self, adapter_name_or_path, **options)
+        name: str = checkpoints.load_adapter(self, adapter_name_or_path, **options)  # type: ignore[arg-type]
         return name
 
     def save_all_adapters(self, save_directory: Any, **options: Any) -> None:
         """Write every adapter to a sub-folder of its name."""
         from adapterhub.core import setups
 
-        setups.save_all_adapters(self, save_directory, **options)
+        setups.save_all_adapters(self, save_directory, **options)  # type: ignore[arg-type]
 
     def load_all_adapters(self, adapter_directory: Any, **options: Any) -> list[str]:
         """Read every adapter `save_all_adapters` or `save_pretrained` wrote; returns their names."""
@@ -327,26 +327,26 @@ class AdapterModelMixin(HeadMethods):
         """Write a fusion as a folder."""
         from adapterhub.core import checkpoints
 
-        checkpoints.save_adapter_fusion(self, save_directory, adapter_names, **options)
+        checkpoints.save_adapter_fusion(self, save_directory, adapter_names, **options)  # type: ignore[arg-type]
 
     def load_adapter_fusion(self, adapter_fusion_name_or_path: Any, **options: Any) -> str:
         """Read a fusion from a folder; its adapters have to be there. Returns its name."""
         from adapterhub.core import checkpoints
 
-        name: str = checkpoints.load_adapter_fusion(self, adapter_fusion_name_or_path, **options)
+        name: str = checkpoints.load_adapter_fusion(self, adapter_fusion_name_or_path, **options)  # type: ignore[arg-type]
         return name
 
     def save_adapter_setup(self, save_directory: Any, adapter_setup: Any, **options: Any) -> None:
         """Write a composition with all its adapters, fusions and heads."""
         from adapterhub.core import setups
 
-        setups.save_adapter_setup(self, save_directory, adapter_setup, **options)
+        setups.save_adapter_setup(self, save_directory, adapter_setup, **options)  # type: ignore[arg-type]
 
     def load_adapter_setup(self, adapter_setup_name_or_path: Any, **options: Any) -> Any:
         """Read what `save_adapter_setup` wrote; returns the composition."""
         from adapterhub.core import setups
 
-        return setups.load_adapter_setup(self, adapter_setup_name_or_path, **options)
+        return setups.load_adapter_setup(self, adapter_setup_name_or_path, **options)  # type: ignore[arg-type]
 
     def push_adapter(self, adapter_name: str, reference: str, **options: Any) -> Any:
         """Publish an adapter under a reference; needs adapterhub-client."""

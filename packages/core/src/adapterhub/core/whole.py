@@ -22,7 +22,7 @@ from adapterhub.core.formats.files import read_json, read_tensors, write_json, w
 from adapterhub.core.heads.attached import heads_of
 from adapterhub.core.pool import pool_of
 from adapterhub.core.setups import folder_of
-from adapterhub.spec.composition import parse_composition
+from adapterhub.spec.composition import Composition, parse_composition
 from adapterhub.spec.errors import CheckpointError
 
 __all__ = ["FOLDER", "INDEX", "load_all_adapters", "save_beside", "save_parts"]
@@ -65,7 +65,7 @@ def save_parts(
         (root / sub).mkdir(exist_ok=True)
         native.write_head(root / sub, head)
     setup = pool.plan.setup
-    write_json(root / INDEX, {**index, "active": setup.to_dict() if hasattr(setup, "to_dict") else setup})
+    write_json(root / INDEX, {**index, "active": setup.to_dict() if isinstance(setup, Composition) else None})
     return root
 
 
