@@ -127,9 +127,9 @@ def test_folding_twice_is_folding_once(text: str) -> None:
 @settings(max_examples=20)
 @given(st.sampled_from("@:/a-.\x00é"), st.integers(1, 200_000))
 def test_long_input_is_refused_at_once(letter: str, count: int) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     try:
         parse_reference(letter * count)
     except InvalidReferenceError:
         pass
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 5, "work that grows with the square of the length would take minutes"
