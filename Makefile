@@ -2,6 +2,7 @@
 #
 #   make demo     the whole life cycle on real weights and real text (KEEP=1 leaves the hub running)
 #   make test     every test of every package, then the packages together
+#   make test-postgresql   the server's tests once more, all of them on PostgreSQL and S3
 #   make lint     style, types, layering, schemas
 #   make docs     the documentation, built strictly into site/
 #   make bench    the benchmark programs; tables on the terminal, JSON in .bench/
@@ -41,10 +42,10 @@ say = @printf '\033[1m%s\033[0m\n' "$(1)"
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint docs bench clean distclean setup
+.PHONY: help demo test test-postgresql lint docs bench clean distclean setup
 
 help:
-	@sed -n '3,21s/^# \{0,1\}//p' $(MAKEFILE_LIST)
+	@sed -n '3,22s/^# \{0,1\}//p' $(MAKEFILE_LIST)
 
 # --- the environment, in layers: a layer is installed again only when its list of requirements changes -------------------
 
@@ -93,6 +94,9 @@ demo: $(STAMPS)/packages
 
 test: $(STAMPS)/extras
 	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(if $(filter-out 0,$(TEST_WORKERS)),-n $(TEST_WORKERS) --dist loadfile) $(TEST_FLAGS)
+
+test-postgresql: $(STAMPS)/extras
+	@ADAPTERHUB_TEST_BACKENDS=postgresql OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(filter-out 0,$(TEST_WORKERS)),-n $(TEST_WORKERS) --dist loadfile) $(TEST_FLAGS) packages/hub-server/tests
 
 lint: $(STAMPS)/lint
 	$(call say,ruff check)

@@ -272,6 +272,9 @@ def test_the_life_of_a_version(publisher: httpx.Client, anonymous: httpx.Client,
     made = check(publisher.post("/v1/tokens", json={"scopes": ["read"], "expires": "1d"}), "/v1/tokens", "post")
     assert made["token"].startswith("ahub_")
     check(publisher.get("/v1/tokens"), "/v1/tokens", "get")
+    begun = check(anonymous.post("/v1/device/code", data={"client_id": "x"}), "/v1/device/code", "post")
+    waits = anonymous.post("/v1/device/token", data={"device_code": begun["device_code"]})
+    assert check(waits, "/v1/device/token", "post")["error"] == "authorization_pending"
     check(publisher.get("/v1/webhooks"), "/v1/webhooks", "get")
     check(anonymous.get("/v1/audit"), "/v1/audit", "get")
     for path in ("/healthz", "/readyz", "/metrics"):

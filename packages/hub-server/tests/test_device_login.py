@@ -141,7 +141,7 @@ def test_guessing_codes_is_limited_by_address(hub: Hub) -> None:
 def test_other_sites_cannot_send_the_form_nor_frame_the_page(hub: Hub) -> None:
     own = hub.token(hub.organisation("demo"))
     code = begin(hub)
-    assert decide(hub, code, own, **{"Origin": "https://evil.example"}).status_code == 403
+    assert decide(hub, code, own, Origin="https://evil.example").status_code == 403
     assert decide(hub, code, own, **{"Sec-Fetch-Site": "cross-site"}).status_code == 403
     page = hub.http.get("/device")
     assert "frame-ancestors 'none'" in page.headers["content-security-policy"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adapterhub.client.cli.options import Json, Source
 from adapterhub.client.cli.output import note, print_fields, print_json
+
+if TYPE_CHECKING:
+    from adapterhub.client.settings import Hub, Settings
 
 __all__ = ["register"]
 
@@ -28,6 +32,12 @@ def login(
     token: Annotated[
         str | None, typer.Option("--token", help="The token; asked for, or read from stdin, without.")
     ] = None,
+    device: Annotated[
+        bool, typer.Option("--device", help="Show a code to approve in a browser, instead of asking for a token.")
+    ] = False,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="With --device: what the token shall be for.", show_default="hub's choice")
+    ] = None,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Ask the hub whether it is good.")] = True,
 ) -> None:
     """Keep a token for a hub: in a file only you can read, or in the keyring with ADAPTERHUB_KEYRING=1."""
@@ -46,13 +56,19 @@ def login(
             )
     else:
         hub = settings.hub(source)
-    if token is None:
+    if device and token is not None:
+        raise typer.BadParameter("give either --token or --device")
+    if token is None and not device:
         if sys.stdin.isatty():
             import getpass
 
-            token = getpass.getpass(f"Token for {hub.url}: ")
+            token = getpass.getpass(f"Token for {hub.url} (nothing: approve a code in a browser): ")
+            device = not token.strip()
         else:
             token = sys.stdin.readline()
+    if device:
+        token = _by_code(settings, hub, scope or ())
+    assert token is not None
     token = check_token(token.strip())
     about = who_is(settings, hub, token=token) if check and not settings.offline else {}
     place = remember_token(settings, hub, token)
@@ -64,6 +80,15 @@ def login(
     note(f"Logged in to {hub.url}" + (f" as {organisation}" if organisation else "") + f"; the token is in {place}.")
     if settings.token:
         note("Note: ADAPTERHUB_TOKEN is set and goes before it.")
+
+
+def _by_code(settings: Settings, hub: Hub, scopes: Iterable[str]) -> str:
+    from adapterhub.client.device import begin_login
+
+    waiting = begin_login(settings, hub, scopes)
+    note(f"Open {waiting.page_with_code} and approve the code {waiting.user_code}.")
+    note(f"Waiting for at most {waiting.expires_in / 60:.0f} minutes (Ctrl-C gives up) ...")
+    return waiting.wait()
 
 
 def logout(source: Source = None) -> None:

@@ -28,7 +28,13 @@ from adapterhub.server.moderation.audit import record
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage.database import Database, hub_text
 from adapterhub.server.storage.tables import now
-from adapterhub.spec.errors import AdapterNotFoundError, AuthenticationError, InvalidConfigError, PolicyError, QuotaExceededError
+from adapterhub.spec.errors import (
+    AdapterNotFoundError,
+    AuthenticationError,
+    InvalidConfigError,
+    PolicyError,
+    QuotaExceededError,
+)
 
 __all__ = ["GRANT_TYPE", "Waiting", "approve", "begin", "decide", "find_waiting", "redeem", "refusal"]
 
@@ -54,7 +60,9 @@ class Waiting:
     created_at: str
 
 
-def begin(database: Database, settings: Settings, *, scopes: Iterable[str], client: str, address: str) -> dict[str, Any]:
+def begin(
+    database: Database, settings: Settings, *, scopes: Iterable[str], client: str, address: str
+) -> dict[str, Any]:
     """Make a pair of codes. `verification_uri` is for the caller to add.
 
     Raises:

@@ -28,12 +28,15 @@ router = APIRouter(prefix="/v1/device", tags=["accounts"])
 page_router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 _BEGINS_A_MINUTE = 20
-_TRIES_A_MINUTE = 10  # at eight letters of twenty, ten minutes of guessing find one of a thousand codes once in 256,000 times
+_TRIES_A_MINUTE = (
+    10  # at eight letters of twenty, ten minutes of guessing find one of a thousand codes once in 256,000 times
+)
 _HEADERS = {
     "Content-Security-Policy": PAGE_POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
+    "Referrer-Policy": "same-origin",  # with `no-referrer` browsers would send the form with the Origin `null`
 }
 Code = Annotated[str, Form(max_length=64)]
 
@@ -43,7 +46,9 @@ def begin(
     request: Request,
     storage: StorageOf,
     settings: SettingsOf,
-    client_id: Annotated[str, Form(max_length=100, description="What the device calls itself; shown to who approves")] = "",
+    client_id: Annotated[
+        str, Form(max_length=100, description="What the device calls itself; shown to who approves")
+    ] = "",
     scope: Annotated[str, Form(max_length=128, description="Scopes with blanks between")] = "",
 ) -> JSONResponse:
     """Show `user_code` and `verification_uri` to the person, and ask for the token every `interval` seconds."""
@@ -139,8 +144,13 @@ def _count(request: Request, key: str, limit: int) -> None:
 
 def _same_site(request: Request) -> None:
     """Raise AuthenticationError for a form that another site sent."""
-    fetch, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    hosts = {urlsplit(public_url(request)).netloc, request.headers.get("host", "")}
-    foreign = fetch not in (None, "same-origin", "none") or (origin is not None and urlsplit(origin).netloc not in hosts)
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:  # every browser of these years says so, and no page can change it
+        foreign = site not in ("same-origin", "none")
+    else:
+        hosts = {urlsplit(public_url(request)).netloc, request.headers.get("host", "")}
+        foreign = origin is not None and urlsplit(origin).netloc not in hosts
     if foreign:
-        raise forbidden("This form was sent by another site.", "Open the page of the hub itself, and type the code there.")
+        raise forbidden(
+            "This form was sent by another site.", "Open the page of the hub itself, and type the code there."
+        )

@@ -29,6 +29,8 @@ weight_checks = Table(
     Column("digest", String(71), primary_key=True),
     Column("numbers", BigInteger, nullable=False),  # how many there are
     Column("not_finite", BigInteger, nullable=False),  # how many of them are NaN or infinite
-    Column("details", Text, nullable=False, server_default="{}"),  # JSON: by tensor, root mean square and largest magnitude
+    Column(
+        "details", Text, nullable=False, server_default="{}"
+    ),  # JSON: by tensor, root mean square and largest magnitude
     Column("checked_at", String(27), nullable=False),
 )

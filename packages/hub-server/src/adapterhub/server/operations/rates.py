@@ -72,7 +72,6 @@ class RateLimits:
             self._buckets.take(f"address {address}", self._settings.rate_per_minute, address)
 
 
-
 class Buckets:
     """Token buckets by key: each holds a minute's worth, and fills again at that rate. The least used are forgotten."""
 
