@@ -1,4 +1,5 @@
-"""Rows about moving adapters: load against a raw read, the 1,000th load against the 5th, switching, bytes on disk.
+"""Rows about moving and keeping adapters: load against a raw read, the 1,000th load against the 5th, switching, memory of idle
+adapters, bytes on disk.
 
 Prints JSON: `python loading.py [--count 1000]`.
 """
@@ -6,12 +7,15 @@ Prints JSON: `python loading.py [--count 1000]`.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -94,6 +98,64 @@ def switch_time() -> dict[str, object]:
     return {"switch, BERT-base, ms": {"milliseconds": 1e3 * statistics.median(seconds), "goal": 0.1}}
 
 
+#: shape and preset whose idle adapters are weighed → goal; the tensors of compacter are so small that torch's own weight of
+#: a parameter (some 700 bytes for its C++ objects) is as much as they are
+IDLE = {
+    ("base", "pfeiffer"): 1.1,
+    ("minilm", "pfeiffer"): 1.1,
+    ("minilm", "houlsby"): 1.1,
+    ("minilm", "lora"): 1.1,
+    ("minilm", "compacter"): None,
+}
+
+
+def memory_when_idle(count: int) -> dict[str, object]:
+    """Memory of adapters that only wait, over the bytes of their tensors; counted in two ways.
+
+    "all": growth of the process's private memory (`Anonymous` of /proc/self/smaps_rollup: Python, torch's C++ objects, what
+    the allocator rounds up) over `count` new adapters. "Python": what `tracemalloc` counts, with the bytes of the tensors.
+    """
+    found: dict[str, object] = {}
+    for (shape, preset), goal in IDLE.items():
+        for how in ("all", "Python"):
+            script = [sys.executable, __file__, "--idle", shape, preset, how, "--count", str(count)]
+            done = subprocess.run(script, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                found[f"idle adapter / its tensors, {preset}, {shape} size, {how}"] = {"error": "failed"}
+            else:
+                found[f"idle adapter / its tensors, {preset}, {shape} size, {how}"] = {
+                    **json.loads(done.stdout),
+                    "goal": goal,
+                }
+    return found
+
+
+def weigh(shape: str, preset: str, how: str, count: int) -> dict[str, float]:
+    """One figure of `memory_when_idle`, in a process of its own."""
+    model = workloads.bert(shape)
+    ah.init(model)
+    model.add_adapter("first", config=preset)
+    model.add_adapter("second", config=preset)
+    tensors = sum(p.numel() * p.element_size() for p in model.get_adapter("first").values())
+    count = max(10, min(count, 300, 2**28 // tensors))  # not more than a quarter of a gigabyte
+    gc.collect()
+    if how == "Python":
+        tracemalloc.start()
+    before = _private() if how == "all" else tracemalloc.get_traced_memory()[0]
+    for position in range(count):
+        model.add_adapter(f"n{position}", config=preset)
+    gc.collect()
+    after = _private() if how == "all" else tracemalloc.get_traced_memory()[0] + count * tensors
+    return {"ratio": (after - before) / count / tensors, "tensor_bytes": tensors, "adapters": count}
+
+
+def _private() -> int:
+    rollup = Path("/proc/self/smaps_rollup")
+    if not rollup.exists():
+        raise SystemExit("Private memory is read from /proc, which only Linux has.")
+    return sum(1024 * int(line.split()[1]) for line in rollup.read_text().splitlines() if line.startswith("Anonymous:"))
+
+
 def bytes_on_disk(folder: Path) -> dict[str, object]:
     """Bytes of the weights file against bytes of the trainable parameters, for every preset that can be added."""
     from adapterhub.spec import preset_names
@@ -118,7 +180,11 @@ def bytes_on_disk(folder: Path) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--idle", nargs=3, metavar=("SHAPE", "PRESET", "HOW"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.idle:
+        print(json.dumps(weigh(*arguments.idle, arguments.count)))
+        return
     torch.set_num_threads(2)
     measured: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -126,6 +192,7 @@ def main() -> None:
         measured |= load_against_raw_read(folder)
         measured |= thousandth_against_fifth(folder, arguments.count)
         measured |= switch_time()
+        measured |= memory_when_idle(arguments.count)
         measured |= bytes_on_disk(folder)
     print(json.dumps({"library": "adapterhub", "rows": measured}))
 

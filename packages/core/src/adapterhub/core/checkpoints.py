@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import torch
@@ -526,7 +527,7 @@ def _report(
         name,
         str(folder),
         checkpoint.format,
-        used=[*(key for key in checkpoint.tensors if key not in left), *(f"head:{key}" for key in head_keys)],
+        used=[*(intern(key) for key in checkpoint.tensors if key not in left), *(f"head:{key}" for key in head_keys)],
         missing=list(adapter.missing),
         unexpected=[*checkpoint.unexpected, *adapter.unexpected],
         head=name if head_keys else None,

@@ -31,7 +31,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -540,18 +540,18 @@ def live_pools() -> list[Pool]:
 def _fresh_sources(seed: int | None, dtype: torch.dtype | None) -> Callable[[Site], Fresh]:
     """New parameters for each site. With a seed every site draws from a generator of its own, else all from one that the
     global generator started (so `torch.manual_seed` before `add` makes runs repeatable and is otherwise left alone)."""
-    common: list[torch.Generator] = []
+    started: dict[int, torch.Generator] = {}
 
-    def generator_of(site: Site) -> torch.Generator:
-        if seed is not None:
-            return torch.Generator().manual_seed(seed * 1_000_003 + site.index)
-        if not common:
-            common.append(torch.Generator().manual_seed(int(torch.randint(2**62, ()).item())))
-        return common[0]
+    def generator_of(number: int) -> torch.Generator:
+        found = started.get(number)
+        if found is None:
+            start = int(torch.randint(2**62, ()).item()) if seed is None else seed * 1_000_003 + number
+            found = started[number] = torch.Generator().manual_seed(start)
+        return found
 
     def source(site: Site) -> Fresh:
         device, own = site.home()
-        return Fresh(cache(partial(generator_of, site)), device, dtype or own)
+        return Fresh(partial(generator_of, 0 if seed is None else site.index), device, dtype or own)
 
     return source
 

@@ -15,7 +15,9 @@ when or where it was saved.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from torch import Tensor
 from adapterhub.core.__about__ import __version__
 from adapterhub.core.formats.checkpoint import AdapterCheckpoint, BaseModel, FusionCheckpoint, HeadCheckpoint
 from adapterhub.core.formats.files import read_json, read_tensors, write_json, write_tensors
-from adapterhub.spec.config import SPEC_VERSION, parse_config
+from adapterhub.spec.config import SPEC_VERSION, AdapterConfig, parse_config
 from adapterhub.spec.errors import CheckpointError
 from adapterhub.spec.heads import parse_head
 
@@ -106,10 +108,10 @@ def read_adapter(folder: Path, with_head: bool = True) -> AdapterCheckpoint:
         InvalidConfigError: the config makes no sense.
     """
     document = _document(folder / "adapter_config.json")
-    config = parse_config(_member(document, "config", folder))
-    if document.get("config_id") not in (None, config.config_id):
+    config, config_id = _config(json.dumps(_member(document, "config", folder)))
+    if document.get("config_id") not in (None, config_id):
         raise CheckpointError(
-            f"{folder / 'adapter_config.json'}: config_id does not belong to the config, whose id is {config.config_id}.",
+            f"{folder / 'adapter_config.json'}: config_id does not belong to the config, whose id is {config_id}.",
             hint="The config was edited after it was saved; save the adapter again.",
         )
     return AdapterCheckpoint(
@@ -149,6 +151,13 @@ def read_fusion(folder: Path, with_head: bool = True) -> FusionCheckpoint:
         base_model=_read_base(document),
         head=read_head(folder) if with_head else None,
     )
+
+
+@lru_cache(64)
+def _config(text: str) -> tuple[AdapterConfig, str]:
+    """A config and its id from its JSON. A thousand adapters of one kind share the (immutable) config."""
+    config = parse_config(json.loads(text))
+    return config, config.config_id
 
 
 def _heading(name: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ Gate (Mao et al., 2022): g(x) = mean over tokens of sigmoid(W_g x + b_g), one nu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,6 +33,7 @@ from adapterhub.core.methods.parameters import (
     zeros,
 )
 from adapterhub.core.methods.phm import PHMLinear, SharedPHM
+from adapterhub.core.slim import Slim
 from adapterhub.spec.config import BottleneckConfig
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def place(config: BottleneckConfig, pool: Pool, source: Callable[[Site], Source]
     invertible block on the embedding."""
     from adapterhub.core.sites import SublayerSite
 
-    shared = None
+    shared, switches = None, Switches.of(config)
     if config.phm_layer:
         width = pool.layout.layers[0].width
         shared = SharedPHM(config, width, bottleneck_size(config, width, 0), source(pool.shared_site))
@@ -67,7 +69,7 @@ def place(config: BottleneckConfig, pool: Pool, source: Callable[[Site], Source]
         if isinstance(site, SublayerSite) and getattr(config, site.place.switch) and site.layer not in config.leave_out:
             assert site.layer is not None
             size = bottleneck_size(config, site.width, site.layer)
-            yield site, Bottleneck(config, site.width, size, source(site), shared)
+            yield site, Bottleneck(config, site.width, size, source(site), shared, switches)
 
 
 def bottleneck_size(config: BottleneckConfig, width: int, layer: int) -> int:
@@ -91,16 +93,9 @@ def bottleneck_size(config: BottleneckConfig, width: int, layer: int) -> int:
     return max(1, int(width // factor))
 
 
-class Bottleneck(nn.Module):
-    """One bottleneck at one sublayer.
-
-    Args:
-        config: all switches.
-        width: size d of h.
-        size: size of the bottleneck.
-        source: where parameters come from: down [size, d], up [d, size], and what the switches ask for.
-        shared: for PHM layers, what they share.
-    """
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """How a bottleneck computes, apart from its parameters; one object for all sites of an adapter."""
 
     activation_name: str
     act: Callable[[Tensor], Tensor]
@@ -111,33 +106,12 @@ class Bottleneck(nn.Module):
     skip_inside: bool
     dropout: float
     depth_dropout: float
+    scaling: float | None
 
-    def __init__(
-        self, config: BottleneckConfig, width: int, size: int, source: Source, shared: SharedPHM | None = None
-    ) -> None:
-        super().__init__()
-        draw_down, draw_up, draw_gate = _DRAWS[config.init_weights]
-        self.norm_before = Norm(width, source.within("norm_before.")) if config.ln_before else None
-        self.down: Linear | PHMLinear
-        self.up: Linear | PHMLinear
-        if config.phm_layer:
-            assert shared is not None
-            self.down = PHMLinear(width, size, config, source.within("down."), shared, "down")
-            self.up = PHMLinear(size, width, config, source.within("up."), shared, "up")
-        else:
-            self.down = Linear(width, size, source.within("down."), draw_down)
-            self.up = Linear(size, width, source.within("up."), draw_up)
-        self.norm_after = Norm(width, source.within("norm_after.")) if config.ln_after else None
-        self.gate = Linear(width, 1, source.within("gate."), draw_gate) if config.use_gating else None
-        self.scaling: float | nn.Parameter
-        if config.scaling == "learned":
-            self.scaling = source("scaling", (1,), ones)
-        elif config.scaling == "channel":
-            self.scaling = source("scaling", (width,), ones)
-        else:
-            self.scaling = float(config.scaling)
-        # past the module's own bookkeeping of attributes, which costs more than all else here
-        self.__dict__.update(
+    @classmethod
+    def of(cls, config: BottleneckConfig) -> Switches:
+        """Those of a config; `scaling` is None where it is learned."""
+        return cls(
             activation_name=config.non_linearity,
             act=activation(config.non_linearity),
             parallel=config.is_parallel,
@@ -147,7 +121,77 @@ class Bottleneck(nn.Module):
             skip_inside=config.adapter_residual_before_ln,
             dropout=float(config.dropout),
             depth_dropout=0.0 if config.is_parallel else float(config.stochastic_depth),
+            scaling=None if isinstance(config.scaling, str) else float(config.scaling),
         )
+
+
+class Bottleneck(Slim):
+    """One bottleneck at one sublayer.
+
+    Args:
+        config: all switches.
+        width: size d of h.
+        size: size of the bottleneck.
+        source: where parameters come from: down [size, d], up [d, size], and what the switches ask for.
+        shared: for PHM layers, what they share.
+        switches: those of the config, where there is an object already.
+    """
+
+    norm_before: Norm | None
+    down: Linear | PHMLinear
+    up: Linear | PHMLinear
+    norm_after: Norm | None
+    gate: Linear | None
+
+    def __init__(
+        self,
+        config: BottleneckConfig,
+        width: int,
+        size: int,
+        source: Source,
+        shared: SharedPHM | None = None,
+        switches: Switches | None = None,
+    ) -> None:
+        super().__init__()
+        draw_down, draw_up, draw_gate = _DRAWS[config.init_weights]
+        parts: dict[str, nn.Module | None] = self._modules
+        parts["norm_before"] = Norm(width, source.within("norm_before.")) if config.ln_before else None
+        if config.phm_layer:
+            assert shared is not None
+            parts["down"] = PHMLinear(width, size, config, source.within("down."), shared, "down")
+            parts["up"] = PHMLinear(size, width, config, source.within("up."), shared, "up")
+        else:
+            parts["down"] = Linear(width, size, source.within("down."), draw_down)
+            parts["up"] = Linear(size, width, source.within("up."), draw_up)
+        parts["norm_after"] = Norm(width, source.within("norm_after.")) if config.ln_after else None
+        parts["gate"] = Linear(width, 1, source.within("gate."), draw_gate) if config.use_gating else None
+        if config.scaling == "learned":
+            self._parameters["scaling"] = source("scaling", (1,), ones)
+        elif config.scaling == "channel":
+            self._parameters["scaling"] = source("scaling", (width,), ones)
+        object.__setattr__(self, "switches", switches or Switches.of(config))
+
+    switches: Switches
+    # what others read of the switches, by the same names
+    activation_name = property(lambda self: self.switches.activation_name)
+    act = property(lambda self: self.switches.act)
+    parallel = property(lambda self: self.switches.parallel)
+    norm_first = property(lambda self: self.switches.norm_first)
+    norm_last = property(lambda self: self.switches.norm_last)
+    skip_from = property(lambda self: self.switches.skip_from)
+    skip_inside = property(lambda self: self.switches.skip_inside)
+    dropout = property(lambda self: self.switches.dropout)
+    depth_dropout = property(lambda self: self.switches.depth_dropout)
+
+    @property
+    def scaling(self) -> float | nn.Parameter:
+        """The factor of the up-projection: a number, or a parameter [1] or [d] where it is learned."""
+        fixed = self.switches.scaling
+        if fixed is not None:
+            return fixed
+        learned = self._parameters["scaling"]
+        assert learned is not None
+        return learned
 
     @property
     def needs_residual(self) -> bool:

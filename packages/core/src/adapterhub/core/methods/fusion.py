@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from adapterhub.core.methods.bottleneck import Bottleneck
 from adapterhub.core.methods.linear import Linear
 from adapterhub.core.methods.parameters import Source, normal
+from adapterhub.core.slim import Slim
 
 if TYPE_CHECKING:
     from adapterhub.core.pool import Pool
@@ -59,7 +60,7 @@ def _highest(value: Tensor, generator: torch.Generator) -> None:
     value.fill_(_HIGHEST)
 
 
-class FusionLayer(nn.Module):
+class FusionLayer(Slim):
     """The attention of one site.
 
     Args:

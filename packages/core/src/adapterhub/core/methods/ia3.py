@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from adapterhub.core.methods.linear import Linear
 from adapterhub.core.methods.parameters import Source, normal, ones
+from adapterhub.core.slim import Slim
 from adapterhub.spec.config import IA3Config
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def place(config: IA3Config, pool: Pool, source: Callable[[Site], Source]) -> It
             yield site, IA3(config, site.place.inputs, site.place.inputs, source(site))
 
 
-class IA3(nn.Module):
+class IA3(Slim):
     """One rescaling vector.
 
     Args:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from adapterhub.core.methods.linear import Linear
 from adapterhub.core.methods.parameters import Draw, Source, kaiming_uniform, normal, zeros
+from adapterhub.core.slim import Slim
 from adapterhub.spec.config import LoRAConfig
 from adapterhub.spec.errors import InvalidConfigError
 
@@ -69,7 +70,7 @@ def _patterned(pattern: dict[str, int] | dict[str, int | float], site: LinearSit
     return default
 
 
-class LoRA(nn.Module):
+class LoRA(Slim):
     """The update of one linear map.
 
     Args:
@@ -130,6 +131,8 @@ class LoRA(nn.Module):
 
 class _Reference:
     """A frozen linear map seen from an adapter module, without becoming its child."""
+
+    __slots__ = ("site",)
 
     def __init__(self, site: LinearSite) -> None:
         self.site = site

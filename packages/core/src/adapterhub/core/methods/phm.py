@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adapterhub.core.methods.parameters import Draw, Source, normal, uniform, xavier_normal, xavier_uniform, zeros
+from adapterhub.core.slim import Slim
 from adapterhub.spec.config import BottleneckConfig
 from adapterhub.spec.errors import InvalidConfigError
 
@@ -54,7 +55,7 @@ def _product(module: nn.Module, whole: str, left: str, right: str) -> Tensor:
     return torch.bmm(one, other)
 
 
-class SharedPHM(nn.Module):
+class SharedPHM(Slim):
     """What all PHM maps of one adapter share: the rule, and with `shared_W_phm` also the weights of each direction."""
 
     def __init__(self, config: BottleneckConfig, width: int, size: int, source: Source) -> None:
@@ -69,7 +70,7 @@ class SharedPHM(nn.Module):
             _weight_parameters(self.up, config, source.within("up."), size, width)
 
 
-class PHMLinear(nn.Module):
+class PHMLinear(Slim):
     """One map `inputs` → `outputs`.
 
     Args:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from adapterhub.core.methods.activations import activation
 from adapterhub.core.methods.linear import Linear
 from adapterhub.core.methods.parameters import Source, normal
+from adapterhub.core.slim import Slim
 from adapterhub.spec.config import PrefixTuningConfig
 from adapterhub.spec.errors import InvalidConfigError
 
@@ -57,7 +58,7 @@ def place(config: PrefixTuningConfig, pool: Pool, source: Callable[[Site], Sourc
             yield site, Prefix(config, network, position, site.width, source(site))
 
 
-class PrefixNetwork(nn.Module):
+class PrefixNetwork(Slim):
     """Z of one kind of attention in one tower.
 
     Args:
@@ -96,7 +97,7 @@ class PrefixNetwork(nn.Module):
         return F.dropout(found, self.dropout) if self.dropout and self.training else found
 
 
-class Prefix(nn.Module):
+class Prefix(Slim):
     """The prefix of one attention. The network is shared and lives elsewhere."""
 
     def __init__(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from adapterhub.core.methods.activations import activation
 from adapterhub.core.methods.linear import Linear
 from adapterhub.core.methods.parameters import Draw, Source, kaiming_uniform
+from adapterhub.core.slim import Slim
 from adapterhub.spec.config import ReftConfig
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def _orthonormal(value: Tensor, generator: torch.Generator) -> None:
     value.copy_(orthonormal_rows(torch.randn(value.shape, generator=generator)))
 
 
-class Intervention(nn.Module):
+class Intervention(Slim):
     """The change of a hidden state: `source` [r, d], `projection` [r, d]."""
 
     def __init__(self, config: ReftConfig, width: int, source: Source) -> None:
@@ -73,7 +74,7 @@ class Intervention(nn.Module):
         return (target @ projection).to(hidden.dtype)
 
 
-class Reft(nn.Module):
+class Reft(Slim):
     """The interventions at one layer's output: `prefix` for the first positions, `suffix` for the last, or one for both."""
 
     def __init__(self, config: ReftConfig, width: int, source: Source) -> None:

@@ -31,6 +31,7 @@ from adapterhub.core.carried import Carrier
 from adapterhub.core.layout import argument_of
 from adapterhub.core.operations import AtEmbedding, Operation
 from adapterhub.core.overrides import current_override
+from adapterhub.core.slim import set_training
 
 if TYPE_CHECKING:
     from adapterhub.core.layout import EmbeddingPlace, SublayerPlace
@@ -79,7 +80,7 @@ class Site:
             held = AdapterModules()
             held.training = self.host.training
             self.host._modules[self.attributes[role]] = held
-        module.train(self.host.training)
+        set_training(module, self.host.training)
         held._modules[module_key(name)] = module
 
     def drop(self, name: str, role: str = "adapter") -> None:
