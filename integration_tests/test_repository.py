@@ -45,6 +45,13 @@ def test_workflows_ask_for_no_more_than_they_need(repository: Path) -> None:
                 )
 
 
+def test_actions_of_others_are_pinned_to_a_commit(repository: Path) -> None:
+    for name in _workflows(repository):
+        for job in _workflow(repository, name)["jobs"].values():
+            for step in job["steps"]:
+                assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", step.get("uses", "x@" + "0" * 40)), (name, step)
+
+
 def test_tests_run_on_the_lowest_and_newest_versions(repository: Path) -> None:
     matrix = _workflow(repository, "test.yml")["jobs"]["test"]["strategy"]["matrix"]
     classifiers = (repository / "packages" / "core" / "pyproject.toml").read_text()
@@ -55,7 +62,7 @@ def test_tests_run_on_the_lowest_and_newest_versions(repository: Path) -> None:
 
 def test_make_says_what_it_can_do(repository: Path) -> None:
     said = subprocess.run(["make", "-s"], cwd=repository, capture_output=True, text=True, check=True).stdout
-    for target in ("demo", "test", "lint", "docs", "bench", "clean"):
+    for target in ("demo", "test", "test-postgresql", "lint", "docs", "bench", "clean"):
         assert f"make {target}" in said
 
 
