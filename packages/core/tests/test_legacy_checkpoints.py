@@ -71,6 +71,45 @@ def test_their_layout_is_written_and_read_back(models: Path, tmp_path: Path, kin
     assert report is not None and report.format == "adapters" and report.complete
 
 
+PHM = {
+    "shared_W_phm=True": "shared_parameters.a.W_down_left",
+    "shared_W_phm=True, factorized_phm_W=False": "shared_parameters.a.W_up",
+    "factorized_phm_rule=True": "shared_parameters.a.phm_rule_left",
+    "shared_phm_rule=False": "encoder.layer.0.output.adapters.a.adapter_up.phm_rule",
+    "shared_phm_rule=False, factorized_phm_rule=True": "encoder.layer.0.output.adapters.a.adapter_down.0.phm_rule_right",
+    "shared_W_phm=True, shared_phm_rule=False, phm_bias=False": "encoder.layer.1.output.adapters.a.adapter_up.phm_rule",
+}
+
+
+@pytest.mark.parametrize("fields", PHM)
+def test_every_kind_of_hypercomplex_layer_has_their_names(models: Path, tmp_path: Path, fields: str) -> None:
+    model = ah.AutoAdapterModel.from_pretrained(models / "bert")
+    model.add_adapter("a", config=f"compacter[reduction_factor=4, {fields}]")
+    randomise(model.get_adapter("a").values())
+    model.save_adapter(tmp_path / "a", "a", format="adapters")
+    assert f"bert.{PHM[fields]}" in load_file(tmp_path / "a" / "adapter.safetensors")
+    other = ah.AutoAdapterModel.from_pretrained(models / "bert")
+    other.load_adapter(tmp_path / "a")
+    assert set(other.get_adapter("a")) == set(model.get_adapter("a"))
+    for key, tensor in model.get_adapter("a").items():
+        assert torch.equal(other.get_adapter("a")[key], tensor)
+
+
+def test_a_fusion_without_projections_comes_with_a_map_nothing_reads(models: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model = ah.AutoAdapterModel.from_pretrained(models / "bert")
+    for name in "ab":
+        model.add_adapter(name)
+    nothing = {"key": False, "query": False, "value": False, "regularization": False}
+    model.add_adapter_fusion(["a", "b"], nothing)
+    model.save_adapter_fusion(tmp_path / "f", "a,b", format="adapters")
+    dense = "bert.encoder.layer.{}.output.adapter_fusion_layer.a,b.dense.weight"
+    save_file({dense.format(i): torch.zeros(1, 32) for i in (0, 1)}, tmp_path / "f" / "model_adapter_fusion.safetensors")
+    model.delete_adapter_fusion("a,b")
+    assert model.load_adapter_fusion(tmp_path / "f") == "a,b"
+
+
 def test_flexible_heads_go_back_and_forth(models: Path, tmp_path: Path) -> None:
     model = ah.AutoAdapterModel.from_pretrained(models / "bert")
     model.add_adapter("a")
@@ -146,6 +185,7 @@ def test_keys_with_no_place_are_reported(models: Path, tmp_path: Path) -> None:
 METHODS = [("bert", config) for config in ("lora[intermediate_lora=True]", "ia3", "mam", "unipelt", "prompt")]
 METHODS += [("llama", "lora[intermediate_lora=True]"), ("llama", "lora[output_lora=True]"), ("llama", "ia3")]
 METHODS += [("gpt2", "unipelt"), ("gpt2", "ia3"), ("distilbert", "mam")]
+METHODS += [("bert", "ia3[targets=('k', 'v', 'down')]"), ("bert", "ia3[targets=('up', 'down', 'q')]")]
 
 
 @pytest.mark.parametrize(("kind", "config"), METHODS)

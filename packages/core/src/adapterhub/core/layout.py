@@ -96,5 +96,10 @@ def legacy_hosts(layout: Layout) -> dict[str, str]:
         for role, path in layer.linears.items():
             hosts.setdefault(f"{layer.legacy_path}.{layer.legacy_linears.get(role, path)}", f"{layer.key}.{role}")
         for kind, path in layer.attention.items():
-            hosts.setdefault(f"{layer.legacy_path}.{path}", f"{layer.key}.{kind}")
+            query = layer.legacy_linears.get("cross_q" if kind == "cross_attention" else "q")
+            hosts.setdefault(f"{layer.legacy_path}.{_parent(query) or path}", f"{layer.key}.{kind}")
     return hosts
+
+
+def _parent(path: str | None) -> str:
+    return "" if path is None else path.rpartition(".")[0]

@@ -183,8 +183,10 @@ def _write_lora(config: AdapterConfig) -> dict[str, Any]:
 
 def _write_ia3(config: AdapterConfig) -> dict[str, Any]:
     assert isinstance(config, IA3Config)
-    if config.targets is not None or config.input_targets or config.ffn == "down_input":
-        raise InvalidConfigError("The peers scale the output of the up projection only.")
+    if config.targets is not None:
+        return _write_ia3_targets(config)
+    if config.input_targets or config.ffn == "down_input":
+        raise InvalidConfigError("The peers scale outputs of linear maps only.")
     return {
         "architecture": "lora",
         "selfattn_lora": config.selfattn,
@@ -204,6 +206,21 @@ def _write_ia3(config: AdapterConfig) -> dict[str, Any]:
         "vera_b": None,
         "dtype": None,
     }
+
+
+def _write_ia3_targets(config: IA3Config) -> dict[str, Any]:
+    """Targets that are roles, as their three switches."""
+    targets = set(config.targets or ())
+    attention = [role for role in ("q", "k", "v") if role in targets or f"cross_{role}" in targets]
+    if config.input_targets or targets - {f"{front}{role}" for front in ("", "cross_") for role in "qkv"} - {"up", "down"}:
+        raise InvalidConfigError("The peers scale outputs of q, k, v and the two feed-forward projections only.")
+    plain = config.replace(
+        targets=None,
+        selfattn=bool(attention),
+        attn_matrices=attention or config.attn_matrices,
+        ffn="up_output" if "up" in targets else None,
+    )
+    return {**_write_ia3(plain), "output_lora": "down" in targets}
 
 
 def _write_prefix(config: AdapterConfig) -> dict[str, Any]:

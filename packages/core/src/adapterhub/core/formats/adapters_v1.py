@@ -60,10 +60,28 @@ _BOTTLENECK = {
     "gate": "gate",
     "scaling": "scaling",
 }
-_PHM = {"W_left": "left", "W_right": "right", "W": "weight", "b": "bias", "phm_rule": "rule"}
+_PHM = {
+    "W_left": "left",
+    "W_right": "right",
+    "W": "weight",
+    "b": "bias",
+    "phm_rule": "rule",
+    "phm_rule_left": "rule_left",
+    "phm_rule_right": "rule_right",
+}
 _BOTTLENECK_BACK = {value: key for key, value in _BOTTLENECK.items()}
 _PHM_BACK = {value: key for key, value in _PHM.items()}
-_SHARED = {"phm_rule": "rule", "phm_rule_left": "rule_left", "phm_rule_right": "rule_right"}
+_SHARED = {
+    "phm_rule": "rule",
+    "phm_rule_left": "rule_left",
+    "phm_rule_right": "rule_right",
+    "W_down": "down.weight",
+    "W_down_left": "down.left",
+    "W_down_right": "down.right",
+    "W_up": "up.weight",
+    "W_up_left": "up.left",
+    "W_up_right": "up.right",
+}
 _SHARED_BACK = {value: key for key, value in _SHARED.items()}
 _INVERTIBLE = {"F.0": "f.down", "F.2": "f.up", "G.0": "g.down", "G.2": "g.up"}
 _INVERTIBLE_BACK = {value: key for key, value in _INVERTIBLE.items()}
@@ -136,7 +154,7 @@ def from_legacy(
         if neutral is None:
             unexpected.append(key)
             continue
-        if neutral == "":  # the norm that is stored a second time inside adapter_down
+        if neutral == "":  # stored a second time, or read by nothing
             continue
         if neutral in tensors and not (
             tensors[neutral].shape == tensor.shape and bool((tensors[neutral] == tensor).all())
@@ -163,10 +181,7 @@ def to_legacy(
     """
     front = f"{prefix}." if prefix else ""
     with_norm = {key.rpartition(".norm_before.")[0] for key in tensors}
-    hypercomplex = {key.rpartition(".down.")[0] for key in tensors if key.endswith((".down.right", ".down.left"))}
-    hypercomplex |= {
-        key.rpartition(".down.")[0] for key, tensor in tensors.items() if tensor.dim() == 3 and ".down." in key
-    }
+    matrices = {key.rpartition(".down.")[0] for key, t in tensors.items() if key.endswith(".down.weight") and t.dim() == 2}
     state: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if key.startswith("shared."):
@@ -196,7 +211,7 @@ def to_legacy(
                 )
             state[f"{dot}invertible_adapters.{name}.{_INVERTIBLE_BACK[module]}.{parameter}"] = tensor
         else:
-            for path in _bottleneck_leaves(leaf, slot in with_norm, slot in hypercomplex):
+            for path in _bottleneck_leaves(leaf, slot in with_norm, slot not in matrices):
                 state[f"{dot}adapters.{name}.{path}"] = tensor
     return state
 
@@ -210,8 +225,8 @@ def _neutral(key: LegacyKey, normed: bool, hosts: Mapping[str, str], embedding: 
     slot = slot_of(key.host, hosts)
     if slot is None:
         return None
-    if key.kind == "fusion":
-        return f"{slot}.{key.leaf}"
+    if key.kind == "fusion":  # without any projection they keep a map that nothing reads
+        return "" if key.leaf.startswith("dense.") else f"{slot}.{key.leaf}"
     if key.kind == "bottleneck":
         leaf = _bottleneck(key.leaf, normed)
         return leaf if not leaf else f"{slot}.{leaf}"

@@ -162,10 +162,9 @@ def _where_the_tensors_are(config: AdapterConfig, tensors: Mapping[str, Tensor])
         placed = (config.intermediate_lora, config.output_lora)
         if placed != (up, down) and set(placed) == {up, down}:
             return config.replace(intermediate_lora=up, output_lora=down), [note]
+    if isinstance(config, IA3Config) and down:  # IA3 proper has no vector on that output
+        return config.replace(ffn=None, targets=sorted(roles)), [] if up else [note]
     if isinstance(config, IA3Config) and roles and (config.ffn == "up_output") != up:
-        if down and not up:
-            attention = [role for role in config.attn_matrices if config.selfattn]
-            return config.replace(ffn=None, targets=[*attention, "down"]), [note]
         return config.replace(ffn="up_output" if up else None), [note]
     return config, []
 
