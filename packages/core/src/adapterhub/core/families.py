@@ -82,7 +82,7 @@ def _composite(model: nn.Module) -> Layout | None:
             return None
         base, layout = lay_out(half)
         path = next(path for path, module in model.named_modules() if module is base)
-        halves.append((name, _moved(layout, name, path, sum(len(half.layers) for _, half in halves))))
+        halves.append((name, _moved(layout, name, path)))
     return Layout(
         "+".join(layout.family for _, layout in halves),
         tuple(place for _, layout in halves for place in layout.sublayers),
@@ -91,18 +91,18 @@ def _composite(model: nn.Module) -> Layout | None:
     )
 
 
-def _moved(layout: Layout, tower: str, path: str, start: int) -> Layout:
-    """The places of a part, seen from the whole: paths under `path`, keys under `tower`, layers counted from `start`."""
+def _moved(layout: Layout, tower: str, path: str) -> Layout:
+    """The places of a part, seen from the whole: paths under `path`, keys under `tower`. Configs count the layers of each
+    part from 0, as `adapters` does."""
     layers = {
         layer.key: replace(
             layer,
             key=f"{tower}.{layer.position}",
             tower=tower,
-            index=start + number,
             path=_join(path, layer.path),
             legacy_path=_join(path, layer.legacy_path),
         )
-        for number, layer in enumerate(layout.layers)
+        for layer in layout.layers
     }
     sublayers = [
         replace(

@@ -37,7 +37,7 @@ class SublayerPlace:
 
 @dataclass(frozen=True, slots=True)
 class LayerPlace:
-    """One layer: `index` counts over all towers (configs speak of it), `position` within its tower (keys speak of it)."""
+    """One layer: configs speak of its `index`, which as a rule counts over all towers, keys of its `position` in its tower."""
 
     key: str
     tower: str

@@ -85,6 +85,7 @@ def _first_place(pool: Pool, plan: Plan) -> SublayerSite | None:
         or isinstance(getattr(model, "heads", None), nn.ModuleDict)
         or any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
         or getattr(pool.base_model.config, "is_decoder", False)
+        or len({layer.tower for layer in pool.layout.layers}) > 1
     ):
         return None
     first = min(sites, key=lambda site: site.index)

@@ -29,6 +29,7 @@ from adapterhub.spec.config import (
     BottleneckConfig,
     IA3Config,
     LoRAConfig,
+    PrefixTuningConfig,
     UnionConfig,
     parse_config,
 )
@@ -158,6 +159,9 @@ def _where_the_tensors_are(config: AdapterConfig, tensors: Mapping[str, Tensor])
     roles = {key.split(".")[-2] for key in tensors if key.endswith((".a", ".scale"))}
     up, down = "up" in roles, "down" in roles
     note = "on this model adapters 1.x swaps the two projections of the feed-forward network; the tensors decide"
+    if isinstance(config, PrefixTuningConfig) and not config.encoder_prefix:
+        if any(key.startswith("shared.encoder_attention.") for key in tensors):
+            return config.replace(encoder_prefix=True), ["in models made of two, adapters 1.x always prefixes the encoder"]
     if isinstance(config, LoRAConfig):
         placed = (config.intermediate_lora, config.output_lora)
         if placed != (up, down) and set(placed) == {up, down}:

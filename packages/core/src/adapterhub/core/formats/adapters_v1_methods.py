@@ -115,7 +115,9 @@ def _prefix(
     key: LegacyKey, tensor: Tensor, config: AdapterConfig, towers: Sequence[str]
 ) -> Iterator[tuple[str, Tensor]]:
     location, _, leaf = key.leaf.partition(".")
-    slot = _prefix_slot(location, towers)
+    # a model made of two has the networks of each half in that half
+    half = next((part for part in key.host.split(".") if part in towers and len(towers) > 1), None)
+    slot = _prefix_slot(location, towers if half is None or location == "cross_prefix" else [half])
     if slot is None or leaf not in PREFIX:
         raise CheckpointError(f"{key.leaf!r} is no tensor of a prefix.")
     if leaf == "control_trans":

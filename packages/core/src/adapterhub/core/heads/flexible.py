@@ -410,8 +410,23 @@ def _several(
         start += size
         cut = {key: _cut(value, rows, total) for key, value in outputs.items()}
         mine = {key: _cut(value, rows, total) for key, value in given.items()}
-        results.append(heads.get(name)(HeadInput(type(outputs)(**cut), mine, _inverse(heads.model))))
+        results.append(heads.get(name)(HeadInput(type(outputs)(**cut), mine, _inverse_in(heads.model, rows, total))))
     return MultiHeadOutput.of(results)
+
+
+def _inverse_in(model: Any, rows: slice, total: int) -> Any:
+    """What undoes the invertible adapters in force in these rows of a batch of `total`; None where there are none."""
+    undo = _inverse(model)
+    if undo is None:
+        return None
+
+    def inverse(value: Tensor) -> Tensor:
+        whole = value.new_zeros(total, *value.shape[1:])
+        whole[rows] = value
+        found: Tensor = undo(whole)[rows]
+        return found
+
+    return inverse
 
 
 def _cut(value: Any, rows: slice, total: int) -> Any:

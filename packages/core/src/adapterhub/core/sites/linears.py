@@ -151,9 +151,9 @@ def linear_sites(
     missing = [place for place in wanted if place.key + ending not in pool.by_key]
 
     def make(first: int) -> Iterator[LinearSite]:
-        hosts = {layer.index: layer.path for layer in pool.layout.layers}
+        hosts = {layer.key: layer.path for layer in pool.layout.layers}
         for index, place in enumerate(missing, first):
-            host = pool.base_model if place.layer is None else modules[hosts[place.layer]]
+            host = pool.base_model if place.layer is None else modules[hosts[place.key.rpartition(".")[0]]]
             yield kind(pool, index, place, modules, host)
 
     pool.grow(make)
