@@ -105,7 +105,9 @@ def test_a_fusion_without_projections_comes_with_a_map_nothing_reads(models: Pat
     model.add_adapter_fusion(["a", "b"], nothing)
     model.save_adapter_fusion(tmp_path / "f", "a,b", format="adapters")
     dense = "bert.encoder.layer.{}.output.adapter_fusion_layer.a,b.dense.weight"
-    save_file({dense.format(i): torch.zeros(1, 32) for i in (0, 1)}, tmp_path / "f" / "model_adapter_fusion.safetensors")
+    save_file(
+        {dense.format(i): torch.zeros(1, 32) for i in (0, 1)}, tmp_path / "f" / "model_adapter_fusion.safetensors"
+    )
     model.delete_adapter_fusion("a,b")
     assert model.load_adapter_fusion(tmp_path / "f") == "a,b"
 

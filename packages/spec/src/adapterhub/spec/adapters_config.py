@@ -212,7 +212,8 @@ def _write_ia3_targets(config: IA3Config) -> dict[str, Any]:
     """Targets that are roles, as their three switches."""
     targets = set(config.targets or ())
     attention = [role for role in ("q", "k", "v") if role in targets or f"cross_{role}" in targets]
-    if config.input_targets or targets - {f"{front}{role}" for front in ("", "cross_") for role in "qkv"} - {"up", "down"}:
+    known = {"up", "down", *(f"{front}{role}" for front in ("", "cross_") for role in "qkv")}
+    if config.input_targets or targets - known:
         raise InvalidConfigError("The peers scale outputs of q, k, v and the two feed-forward projections only.")
     plain = config.replace(
         targets=None,

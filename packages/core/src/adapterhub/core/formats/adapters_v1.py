@@ -181,7 +181,9 @@ def to_legacy(
     """
     front = f"{prefix}." if prefix else ""
     with_norm = {key.rpartition(".norm_before.")[0] for key in tensors}
-    matrices = {key.rpartition(".down.")[0] for key, t in tensors.items() if key.endswith(".down.weight") and t.dim() == 2}
+    matrices = {
+        key.rpartition(".down.")[0] for key, t in tensors.items() if key.endswith(".down.weight") and t.dim() == 2
+    }
     state: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if key.startswith("shared."):

@@ -159,9 +159,10 @@ def _where_the_tensors_are(config: AdapterConfig, tensors: Mapping[str, Tensor])
     roles = {key.split(".")[-2] for key in tensors if key.endswith((".a", ".scale"))}
     up, down = "up" in roles, "down" in roles
     note = "on this model adapters 1.x swaps the two projections of the feed-forward network; the tensors decide"
-    if isinstance(config, PrefixTuningConfig) and not config.encoder_prefix:
-        if any(key.startswith("shared.encoder_attention.") for key in tensors):
-            return config.replace(encoder_prefix=True), ["in models made of two, adapters 1.x always prefixes the encoder"]
+    prefixed = any(key.startswith("shared.encoder_attention.") for key in tensors)
+    if isinstance(config, PrefixTuningConfig) and prefixed and not config.encoder_prefix:
+        said = "in models made of two, adapters 1.x always prefixes the encoder"
+        return config.replace(encoder_prefix=True), [said]
     if isinstance(config, LoRAConfig):
         placed = (config.intermediate_lora, config.output_lora)
         if placed != (up, down) and set(placed) == {up, down}:
