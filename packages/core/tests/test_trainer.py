@@ -13,7 +13,7 @@ from packages.core.tests.small_models import inputs, write_model
 from safetensors.torch import load_file
 
 import adapterhub.core as ah
-from adapterhub.core.training import decays, fusion_regularisation
+from adapterhub.core.training import decays, fusion_regularisation, without_regularisation
 from adapterhub.spec.errors import AdapterHubError, CheckpointError, InvalidConfigError
 
 pytest.importorskip("accelerate")
@@ -143,7 +143,13 @@ def test_fusions_train_with_their_regularisation_in_the_loss(base: Path, tmp_pat
     assert float(trainer.compute_loss(model, dict(batch)).detach()) == pytest.approx(plain)
     model.train()
     torch.manual_seed(1)
-    plain = float(model(**batch).loss.detach())
+    with without_regularisation():
+        plain = float(model(**batch).loss.detach())
+    torch.manual_seed(1)
+    assert float(model(**batch).loss.detach()) == pytest.approx(plain + expected, rel=1e-4)
+    torch.manual_seed(1)
+    assert float(model(**batch, return_dict=False)[0].detach()) == pytest.approx(plain + expected, rel=1e-4)
+    assert model(**inputs()).loss is None
     torch.manual_seed(1)
     assert float(trainer.compute_loss(model, dict(batch)).detach()) == pytest.approx(plain + expected, rel=1e-4)
     trainer.train()
@@ -152,6 +158,28 @@ def test_fusions_train_with_their_regularisation_in_the_loss(base: Path, tmp_pat
             value.zero_()
     trainer._load_from_checkpoint(str(tmp_path / "checkpoint-6"))
     assert all(float(value.detach().abs().sum()) > 1 for value in values)
+
+
+def test_a_loop_of_ones_own_pulls_the_value_matrices_to_the_identity(base: Path) -> None:
+    """`loss.backward()` alone has the gradient of the term; a config without regularisation has none."""
+    grads = {}
+    for regularization in (True, False):
+        torch.manual_seed(0)
+        model = ah.AutoModelForSequenceClassification.from_pretrained(base)
+        for name in ("a", "b"):
+            model.add_adapter(name)
+        model.add_adapter_fusion(["a", "b"], {"regularization": regularization})
+        model.train_adapter_fusion(ah.Fuse("a", "b"))
+        values = {key: p for key, p in model._pool.fusions["a,b"].tensors().items() if ".value." in key}
+        with torch.no_grad():
+            for value in values.values():
+                value.mul_(2)
+        torch.manual_seed(1)
+        model(**inputs(), labels=torch.tensor([0, 1, 0, 1])).loss.backward()
+        grads[regularization] = {key: value.grad for key, value in values.items()}
+    for key, value in values.items():
+        pull = grads[True][key] - grads[False][key]
+        torch.testing.assert_close(pull, 0.02 * (value.detach() - torch.eye(32)), rtol=1e-3, atol=1e-5)
 
 
 def test_resuming_into_another_model_is_refused(base: Path, tmp_path: Path) -> None:

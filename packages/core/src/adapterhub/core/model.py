@@ -233,6 +233,9 @@ class AdapterModelMixin(HeadMethods):
     ) -> None:
         """Freeze transformer and adapters, let the fusion and the head train, and activate the setup.
 
+        In training mode the loss the model gives holds the regularisation of the fusion's value matrices (0.01 · ‖I - W_v‖²)
+        where its config asks for it (`regularization`, as "dynamic" does).
+
         Args:
             adapter_setup: a Fuse block, a composition with one, or a list of names to fuse.
             unfreeze_adapters: let the fused adapters train as well.
@@ -395,8 +398,14 @@ class AdapterModelMixin(HeadMethods):
         plan = pool.plan if override is None else override.plan_for(pool)
         if plan.copies > 1 and not (override is not None and override.expand):
             with repeating(pool, plan, args, kwargs) as (args, kwargs):
-                return super().__call__(*args, **kwargs)  # type: ignore[misc]
-        return super().__call__(*args, **kwargs)  # type: ignore[misc]
+                output = super().__call__(*args, **kwargs)  # type: ignore[misc]
+        else:
+            output = super().__call__(*args, **kwargs)  # type: ignore[misc]
+        if pool.fusions and self.training:  # type: ignore[attr-defined]
+            from adapterhub.core.training.regularisation import regularised
+
+            return regularised(self, output)  # type: ignore[arg-type]
+        return output
 
     def generate(self, *args: Any, adapter_names: Sequence[str | None] | None = None, **kwargs: Any) -> Any:
         """The model's `generate`. `adapter_names`: one adapter for each row, None for the bare model."""

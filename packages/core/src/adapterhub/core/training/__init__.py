@@ -14,6 +14,7 @@ _HOME = {
     "save_trained": "state",
     "decays": "decay",
     "fusion_regularisation": "regularisation",
+    "without_regularisation": "regularisation",
     "PrefixCache": "prefix_cache",
 }
 

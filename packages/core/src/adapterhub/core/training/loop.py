@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from adapterhub.core.training.decay import decays
 from adapterhub.core.training.prefix_cache import cached_prefix
-from adapterhub.core.training.regularisation import fusion_regularisation
 from adapterhub.core.training.tasks import Task
 from adapterhub.spec.errors import AdapterHubError, InvalidConfigError
 
@@ -95,8 +94,6 @@ def fit(
             for items in batches_of(train, recipe.batch_size, source):
                 batch = {key: value.to(device) for key, value in task.batch(items, generator).items()}
                 loss = model(**batch).loss
-                extra = fusion_regularisation(model)
-                loss = loss if extra is None else loss + extra
                 value = float(loss.detach())
                 if value != value or value in (float("inf"), float("-inf")):
                     raise AdapterHubError(

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
 from adapterhub.core.pool import pool_of
 from adapterhub.core.training.decay import decays
 from adapterhub.core.training.prefix_cache import cached_prefix
-from adapterhub.core.training.regularisation import fusion_regularisation
+from adapterhub.core.training.regularisation import fusion_regularisation, without_regularisation
 from adapterhub.core.training.state import restore_trained, save_trained
 from adapterhub.spec.errors import InvalidConfigError
 
@@ -74,7 +74,8 @@ class AdapterTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
         """The loss of the model and, where a fusion that trains asks for it, its regularisation."""
-        result = super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+        with without_regularisation():  # label smoothing and loss functions of one's own take no loss from the model
+            result = super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         extra = fusion_regularisation(self.model) if self.model.training else None
         if extra is None:
             return result
