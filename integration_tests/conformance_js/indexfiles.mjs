@@ -44,52 +44,108 @@ export function hash(...parts) {
   return sha256(parts.map(fold).join("\n")).slice(0, 4);
 }
 
-/** The files a reference needs, round by round, out of a Map from path to text. */
-export function lookups(reference, { model, type, aliases, files }) {
+/**
+ * The files a reference (without a config) needs, round by round, out of a Map from path to text. `aliases`: a table instead of
+ * the hub's; `complete`: to list every candidate of an ambiguity.
+ */
+export function lookups(reference, { model, type, aliases, files, complete }) {
   if (reference.name !== undefined) {
     const namespace = fold(reference.namespace);
     return [[`/index/ns/${namespace.slice(0, 2)}/${namespace}/${fold(reference.name)}.jsonl`]];
   }
-  const pinned = reference.version !== undefined || reference.digest !== undefined;
   const rounds = [];
-  const read = (path) => (files.get(path) ?? "").split("\n").filter((line) => line !== "").map((line) => JSON.parse(line));
-  if (reference.task !== undefined) {
-    const path = `/index/k/${hash(model, reference.task, reference.subtask)}.jsonl`;
-    rounds.push([path]);
-    const [task, subtask] = [fold(reference.task), fold(reference.subtask)];
-    const here = read(path).filter(
-      (entry) =>
-        entry.default === undefined && entry.model_name === model && fold(entry.task) === task &&
-        fold(entry.subtask) === subtask && (type === null || entry.type === type) && (pinned || !entry.yanked),
-    );
-    if (here.length > 0) return rounds;
-  }
-  const table = new Map(Object.entries(aliases ?? {}).map(([key, target]) => [fold(key), fold(target)]));
-  const targets = aliasTargets(reference, table);
-  const words = [reference.word ?? reference.subtask, ...targets.map((target) => target.split("/").at(-1))];
-  rounds.push([...new Set(words.map((word) => `/index/w/${hash(model, word)}.jsonl`))]);
-  const pairs = new Map();
-  for (const path of rounds.at(-1)) {
-    for (const line of read(path)) {
-      if (line.model_name !== model) continue;
-      for (const [task, subtask, kind] of [...line.pairs, ...(pinned ? (line.yanked ?? []) : [])]) {
-        if (type === null || kind === type) pairs.set(`${fold(task)}/${fold(subtask)}`, [fold(task), fold(subtask)]);
-      }
+  const opened = new Map();
+  const read = (paths) => {
+    const missing = paths.filter((path) => !opened.has(path));
+    if (missing.length > 0) rounds.push(missing);
+    for (const path of missing) {
+      opened.set(path, (files.get(path) ?? "").split("\n").filter((line) => line !== "").map((line) => JSON.parse(line)));
     }
-  }
-  const fits = (key, word, prefix) => key === word || (prefix && key.startsWith(`${word}-`));
+    return paths.map((path) => opened.get(path));
+  };
+  const pinned = reference.version !== undefined || reference.digest !== undefined;
+  const namespace = reference.namespace === undefined ? null : fold(reference.namespace);
   const path = fold(pathOf(reference));
-  for (const [wanted, prefix] of [[path, false], ...targets.map((target) => [target, false]), [path, true]]) {
-    const [left, right] = wanted.split("/");
-    const found = [...pairs.values()].filter(([task, subtask]) =>
-      right === undefined
-        ? fits(task, left, prefix) || fits(subtask, left, prefix)
-        : fits(task, left, prefix) && fits(subtask, right, prefix),
-    );
-    if (found.length > 0) {
-      rounds.push([...new Set(found.map(([task, subtask]) => `/index/k/${hash(model, task, subtask)}.jsonl`))]);
-      break;
+  const bucketOf = (pair) => `/index/k/${hash(model, ...pair.split("/"))}.jsonl`;
+  const page = (file) => file.replace(/\.jsonl$/, `/${namespace}.jsonl`);
+  const fitsType = (kind) => type === null || kind === type;
+  const isOf = (line, pair) => line.model_name === model && `${fold(line.task)}/${fold(line.subtask)}` === pair;
+  const versions = (lines, pair) => lines.filter((line) => line.version !== undefined && isOf(line, pair));
+  const counts = (lines, pair) => lines.find((line) => line.counts !== undefined && isOf(line, pair))?.counts;
+  const visible = (line) => fitsType(line.type) && (pinned || !line.yanked);
+  /** How many adapters of a pair count: told by the file, or those in it. */
+  const count = (lines, pair) => {
+    const told = counts(lines, pair);
+    if (told === undefined) {
+      return new Set(versions(lines, pair).filter(visible).map((line) => `${fold(line.namespace)}/${fold(line.name)}`)).size;
+    }
+    return Object.entries(told).reduce((sum, [kind, [live, all]]) => sum + (fitsType(kind) ? (pinned ? all : live) : 0), 0);
+  };
+
+  const place = reference.task === undefined ? `/index/w/${hash(model, path)}.jsonl` : bucketOf(path);
+  let word;
+  const lines = [];
+  if (reference.task !== undefined) {
+    const [head] = read([place]);
+    if (count(head, path) > 0) return decide([path]);
+    word = head.find((line) => line.model_name === model && line.word === path);
+    if (word !== undefined) lines.push(word);
+  }
+  const own = aliases === null ? null : new Map(Object.entries(aliases).map(([key, target]) => [fold(key), fold(target)]));
+  const targets = own === null ? [] : aliasTargets(reference, own);
+  const places = reference.task === undefined ? [place] : [];
+  for (const target of targets) places.push(`/index/w/${hash(model, target.split("/").at(-1))}.jsonl`);
+  for (const found of read([...new Set(places)])) lines.push(...found.filter((line) => line.model_name === model));
+  if (reference.task === undefined) word = lines.find((line) => line.word === path && line.model_name === model);
+
+  const pairs = new Set();
+  for (const line of lines) {
+    for (const [task, subtask, kind] of [...line.pairs, ...(pinned ? (line.yanked ?? []) : [])]) {
+      if (fitsType(kind)) pairs.add(`${fold(task)}/${fold(subtask)}`);
     }
   }
-  return rounds;
+  const fits = (key, wanted, prefix) => key === wanted || (prefix && key.startsWith(`${wanted}-`));
+  const matching = (wanted, prefix) => {
+    const [left, right] = wanted.split("/");
+    return [...pairs].filter((pair) => {
+      const [task, subtask] = pair.split("/");
+      return right === undefined
+        ? fits(task, left, prefix) || fits(subtask, left, prefix)
+        : fits(task, left, prefix) && fits(subtask, right, prefix);
+    });
+  };
+  const tiers = [[path, false], ...(own === null ? (word?.aliases ?? []) : targets).map((target) => [target, false]), [path, true]];
+  const keys = tiers.map(([wanted, prefix]) => matching(wanted, prefix)).find((found) => found.length > 0) ?? [];
+  if (keys.length === 0) return rounds;
+  if (namespace !== null && word?.split === true && own === null && !complete) {
+    const [found] = read([page(place)]);
+    const mine = (line) => fold(line.namespace) === namespace && visible(line);
+    if (keys.some((pair) => versions(found, pair).some(mine))) return rounds;
+  }
+  return decide(keys);
+
+  /** Goes on from the pairs of the first tier that gives any. */
+  function decide(found) {
+    if (!complete && found.length > 1 && namespace === null) return rounds; // ambiguous, whatever they hold
+    const heads = new Map(found.map((pair) => [pair, bucketOf(pair)]));
+    read([...new Set(heads.values())]);
+    const split = found.filter((pair) => counts(opened.get(heads.get(pair)), pair) !== undefined);
+    if (split.length === 0) return rounds;
+    if (complete) {
+      read([...new Set(split.map((pair) => heads.get(pair).replace("/k/", "/a/")))]);
+    } else if (namespace !== null) {
+      read([...new Set(split.map((pair) => page(heads.get(pair))))]);
+    } else if (!settled(opened.get(heads.get(found[0])), found[0])) {
+      read([heads.get(found[0]).replace("/k/", "/a/")]);
+    }
+    return rounds;
+  }
+
+  /** Whether the part of a pair's adapters that its file shows tells already that several fit, or which is the default. */
+  function settled(head, pair) {
+    const names = new Set(versions(head, pair).filter(visible).map((line) => `@${fold(line.namespace)}/${fold(line.name)}`));
+    const pointer = head.find((line) => line.default !== undefined && isOf(line, pair));
+    return names.size > 1 && (pointer === undefined || names.has(fold(pointer.default)) || versions(head, pair)
+      .some((line) => `@${fold(line.namespace)}/${fold(line.name)}` === fold(pointer.default)));
+  }
 }

@@ -120,11 +120,14 @@ for (const { id, line } of lines.invalid) count("index lines, refused", id, atte
 for (const { id, line } of lines.skipped) count("index lines, passed over", id, readLine(line) === null ? "" : "read");
 const index = json("conformance/index/files.json");
 for (const { parts, hash: expected } of index.hashes) count("index paths", parts.join(), hash(...parts) === expected ? "" : hash(...parts));
-const files = new Map(index.files.map(({ path, text }) => [path, text]));
-for (const { ref, model_name: model, type, aliases, rounds } of index.lookups) {
-  const found = lookups(parseReference(ref), { model, type, aliases, files });
-  const plain = (listed) => JSON.stringify(listed.map((paths) => [...paths].sort()));
-  count("index look-ups", ref, plain(found) === plain(rounds) ? "" : shown(found));
+for (const name of ["files", "split"]) {
+  const listed = json(`conformance/index/${name}.json`);
+  const files = new Map(listed.files.map(({ path, text }) => [path, text]));
+  for (const { ref, model_name: model, type, aliases, complete, rounds } of listed.lookups) {
+    const found = lookups(parseReference(ref), { model, type, aliases, complete, files });
+    const plain = (all) => JSON.stringify(all.map((paths) => [...paths].sort()));
+    count("index look-ups", `${name}: ${ref}`, plain(found) === plain(rounds) ? "" : shown(found));
+  }
 }
 
 // --- schemas --------------------------------------------------------------------------------------------------------------

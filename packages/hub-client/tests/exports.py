@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from adapterhub.spec import build_manifest, load_preset
-from adapterhub.spec.index import IndexEntry, build_index
+from adapterhub.spec.index import IndexEntry
+from adapterhub.spec.index_files import build_index
 from adapterhub.spec.manifest import Manifest, index_entry
 
 MODEL = "bert-base-uncased"

@@ -17,9 +17,8 @@ from sqlalchemy import update
 from adapterhub.server.federation.tables import upstream_files
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage.tables import adapters, now
-from adapterhub.spec.index import IndexEntry, bucket_path, lookup, word_path
-from adapterhub.spec.reference import parse_reference
-from adapterhub.spec.resolution import resolve
+from adapterhub.spec.index import IndexEntry, bucket_path, word_path
+from adapterhub.spec.lookup import look_up
 
 MODEL = "bert-base-uncased"
 
@@ -136,15 +135,15 @@ def test_clients_resolve_through_the_merged_index(both: tuple[Hub, Hub, Asked]) 
     front, _, _ = both
 
     def through_index(text: str) -> IndexEntry:
-        steps = lookup(parse_reference(text), model_name=MODEL)
+        steps = look_up(text, model_name=MODEL)
         try:
             paths = next(steps)
             while True:
                 answers = {path: front.http.get(path) for path in paths}
                 paths = steps.send({p: a.content if a.status_code == 200 else None for p, a in answers.items()})
         except StopIteration as done:
-            entries, defaults = done.value
-        return resolve(text, entries, model_name=MODEL, defaults=defaults).entry
+            entry: IndexEntry = done.value.entry
+            return entry
 
     assert through_index("nli/rte").namespace == "public"
     assert through_index("snli").adapter == "@shared/ours"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from adapter_folder import write_folder
 from hub import Hub, publish
 
 from adapterhub.spec.errors import AmbiguousAdapterError
-from adapterhub.spec.index import IndexEntry, build_index, lookup, namespace_path
-from adapterhub.spec.reference import parse_reference
-from adapterhub.spec.resolution import Resolution, resolve
+from adapterhub.spec.index import IndexEntry, namespace_path
+from adapterhub.spec.index_files import build_index
+from adapterhub.spec.lookup import PartlyListedError, look_up
+from adapterhub.spec.resolution import Resolution, load_aliases
 
 PUBLISHED = [
     ("sentiment/sst-2@demo", "one", "1", "bert-base-uncased"),
@@ -53,7 +55,7 @@ def test_every_index_file_is_what_the_spec_builds_from_the_entries(filled: Hub) 
     entries = entries_of(filled)
     assert [entry.yanked for entry in entries] == [False, True, False, False, False, True]
     defaults = {("bert-base-uncased", "sentiment", "sst-2"): "@demo/two"}
-    files = dict(build_index(entries, defaults))
+    files = dict(build_index(entries, defaults, aliases=load_aliases()))
     assert len(files) > 15
     for path, body in files.items():
         if path in ("/index/config.json", "/index/aliases.json"):
@@ -62,10 +64,10 @@ def test_every_index_file_is_what_the_spec_builds_from_the_entries(filled: Hub) 
             assert filled.http.get(path).content == body, path
 
 
-def over_http(hub: Hub, text: str, model: str) -> Resolution:
+def over_http(hub: Hub, text: str, model: str, *, complete: bool = False, **context: Any) -> Resolution:
     """Resolve with index files alone, as a client does."""
     asked: list[str] = []
-    steps = lookup(parse_reference(text), model_name=model)
+    steps = look_up(text, model_name=model, complete=complete, **context)
     try:
         paths = next(steps)
         while True:
@@ -75,9 +77,9 @@ def over_http(hub: Hub, text: str, model: str) -> Resolution:
                 {path: answer.content if answer.status_code == 200 else None for path, answer in answers.items()}
             )
     except StopIteration as done:
-        entries, defaults = done.value
-    assert len(asked) <= 3
-    return resolve(text, entries, model_name=model, defaults=defaults)
+        assert len(asked) <= 2
+        found: Resolution = done.value
+        return found
 
 
 @pytest.mark.parametrize(
@@ -90,8 +92,10 @@ def test_index_files_and_the_hub_give_the_same_answer(filled: Hub, text: str) ->
 
 
 def test_ambiguity_lists_the_same_candidates_both_ways(filled: Hub) -> None:
-    with pytest.raises(AmbiguousAdapterError) as caught:
+    with pytest.raises(PartlyListedError):
         over_http(filled, "sentiment", "bert-base-uncased")
+    with pytest.raises(AmbiguousAdapterError) as caught:
+        over_http(filled, "sentiment", "bert-base-uncased", complete=True)
     told = filled.http.get("/v1/resolve", params={"ref": "sentiment", "model": "bert-base-uncased"})
     assert told.status_code == 409
     assert told.json()["candidates"] == caught.value.candidates

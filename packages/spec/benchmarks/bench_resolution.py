@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from adapterhub.spec import AdapterHubError, IndexEntry, load_preset
-from adapterhub.spec.index import parse_bucket, write_bucket
+from adapterhub.spec.index import parse_bucket
+from adapterhub.spec.index_files import write_bucket
 from adapterhub.spec.resolution import EntryIndex, resolve
 
 ROUNDS = 9

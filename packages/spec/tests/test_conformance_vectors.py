@@ -28,7 +28,9 @@ from adapterhub.spec import (
     resolve,
 )
 from adapterhub.spec.config_match import expand
-from adapterhub.spec.index import build_index, lookup, read_lines
+from adapterhub.spec.index import read_lines
+from adapterhub.spec.index_files import build_index
+from adapterhub.spec.lookup import look_up
 from adapterhub.spec.reference import AdapterReference
 
 CONFORMANCE = Path(__file__).parents[3] / "spec" / "conformance"
@@ -187,22 +189,24 @@ def test_index_lines_passed_over(vector: dict[str, Any]) -> None:
     assert read_lines(vector["line"]) == []
 
 
-def test_index_files_and_lookups(catalogue: Any) -> None:
+@pytest.mark.parametrize("name", ["files", "split"])
+def test_index_files_and_lookups(catalogue: Any, name: str) -> None:
     entries, defaults = catalogue
-    listed = document("index/files.json")
+    listed = document(f"index/{name}.json")
     tree = {file["path"]: file["text"].encode() for file in listed["files"]}
-    built = dict(build_index(entries, defaults))
-    same = [path for path in tree if path not in ("/index/config.json", "/index/aliases.json")]
-    assert {path: built[path] for path in same} == {path: tree[path] for path in same}
+    aliases = json.loads(tree["/index/aliases.json"])
+    built = dict(build_index(entries, defaults, aliases=aliases, split_above=listed["split_above"]))
+    assert {path: built.get(path) for path in tree.keys() - {"/index/config.json"}} == {
+        path: tree[path] for path in tree.keys() - {"/index/config.json"}
+    }
+    assert listed["complete"] is False or built.keys() == tree.keys()
     for vector in listed["lookups"]:
-        reference = parse_reference(vector["ref"])
-        steps = lookup(reference, model_name=vector["model_name"], type=vector["type"], aliases=vector["aliases"])
+        context = {name: vector[name] for name in ("model_name", "type", "aliases")}
+        steps = look_up(vector["ref"], **context, complete=vector["complete"])
         rounds = [next(steps)]
-        try:
+        with pytest.raises((StopIteration, AdapterHubError)):
             while True:
                 rounds.append(steps.send({path: tree.get(path) for path in rounds[-1]}))
-        except StopIteration:
-            pass
         assert [sorted(paths) for paths in rounds] == [sorted(paths) for paths in vector["rounds"]]
 
 

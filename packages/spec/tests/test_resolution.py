@@ -21,7 +21,6 @@ from adapterhub.spec import (
     load_preset,
 )
 from adapterhub.spec.errors import error_from_problem
-from adapterhub.spec.index import build_index, lookup
 from adapterhub.spec.reference import parse_reference
 from adapterhub.spec.resolution import EntryIndex, match_pairs, resolve
 
@@ -335,44 +334,12 @@ def test_whatever_is_asked_only_errors_of_the_hierarchy_come(entries: list[Index
         pass
 
 
-REFS = st.builds(
-    lambda word, rest, publisher, version: f"{word}{rest}{publisher}{version}",
-    WORDS,
-    st.sampled_from(["", "/a", "/b", "/a-b"]),
-    st.sampled_from(["", "@n"]),
-    st.sampled_from(["", ":1", ":9"]),
-)
-
-
-@given(
-    ENTRIES, REFS, st.sampled_from([None, "1", "2"]), st.sampled_from([{}, {"a": "b", "a/b": "c++"}, {"b": "a-b/c"}])
-)
-def test_the_index_files_give_what_the_whole_catalogue_gives(
-    entries: list[IndexEntry], ref: str, version: str | None, aliases: dict[str, str]
-) -> None:
-    files = dict(build_index(entries))
-    steps = lookup(parse_reference(ref), model_name=BERT, version=version, aliases=aliases)
-    paths = next(steps)
-    with pytest.raises(StopIteration) as finished:
-        while True:
-            paths = steps.send({path: files.get(path) for path in paths})
-    part, defaults = finished.value.value
-
-    def answer(over: list[IndexEntry]) -> tuple[Any, ...]:
-        try:
-            one = resolve(ref, over, model_name=BERT, version=version, aliases=aliases, defaults=defaults)
-        except AdapterHubError as error:
-            return error.code, sorted(map(str, error.candidates))
-        return one.entry, one.tier, one.decided_by
-
-    assert answer(part) == answer(entries)
-
-
 def test_resolving_needs_the_standard_library_only() -> None:
     program = (
         "import sys\n"
         "from adapterhub.spec import EntryIndex, IndexEntry, parse_reference, resolve\n"
-        "from adapterhub.spec.index import build_index, lookup\n"
+        "from adapterhub.spec.index_files import build_index\n"
+        "from adapterhub.spec.lookup import look_up\n"
         "entry = IndexEntry('n', 'a', '1', 'm', 't', 's', using='pfeiffer', config={'method': 'lora'})\n"
         "assert resolve('s', [entry], model_name='m', config={'method': 'lora'}).name == 'a'\n"
         "assert resolve('s', [entry], model_name='m', config='pfeiffer').name == 'a'\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 
 from adapterhub.spec.catalogue import Catalogue
 from adapterhub.spec.errors import AdapterHubError
-from adapterhub.spec.index import build_index, lookup
+from adapterhub.spec.index_files import SPLIT_ABOVE, build_index
 from adapterhub.spec.legacy import read_legacy_catalogue
+from adapterhub.spec.lookup import PartlyListedError, look_up
 from adapterhub.spec.reference import fold, parse_reference
-from adapterhub.spec.resolution import EntryIndex, load_aliases, resolve
+from adapterhub.spec.resolution import EntryIndex, Resolution, load_aliases, resolve
 
 DATA = Path(os.environ.get("ADAPTERHUB_TEST_DATA") or Path(__file__).parents[4] / "shared" / "data")
 CASES: list[dict[str, Any]] = []
@@ -63,8 +65,8 @@ def _write_extra(folder: Path, extra: dict[str, Any]) -> None:
 
 def _answer(case: dict[str, Any], entries: Any, defaults: Any) -> dict[str, Any]:
     """What resolve says, in the shape of `expect`; suggestions beside it."""
-    try:
-        found = resolve(
+    return _told(
+        lambda: resolve(
             case["ref"],
             entries,
             model_name=case["model_name"],
@@ -73,6 +75,12 @@ def _answer(case: dict[str, Any], entries: Any, defaults: Any) -> dict[str, Any]
             aliases=case["aliases"],
             defaults=defaults,
         )
+    )
+
+
+def _told(ask: Callable[[], Resolution]) -> dict[str, Any]:
+    try:
+        found = ask()
     except AdapterHubError as error:
         answer: dict[str, Any] = {"error": error.code, "candidates": error.candidates, **error.details}
         if error.code == "NotFound":
@@ -119,32 +127,54 @@ def test_a_plain_list_of_entries_gives_the_same_answers_as_an_index(catalogues: 
 
 
 def test_static_index_files_give_the_same_answers(catalogues: Any) -> None:
-    """What a client finds through the index files alone is what the whole catalogue says; only the suggestions and other
-    models of a NotFound, which need the whole, may be fewer."""
+    """What a client finds through the index files alone is what the whole catalogue says, whether they are split or not and
+    whether the aliases are in them or given; only the suggestions and other models of a NotFound, which need the whole, may
+    be fewer."""
     compared = 0
     for extra in (None, "publishers", "prefixes", "overrides", "words"):
         catalogue, index = catalogues(extra)
-        files = dict(build_index(catalogue.entries, catalogue.defaults))
+        trees: dict[tuple[str, int], dict[str, bytes]] = {}
         for case in CASES:
             if case.get("extra_adapters") != extra or case["expect"].get("error") == "InvalidReference":
                 continue
-            reference = parse_reference(case["ref"])
-            steps = lookup(reference, model_name=case["model_name"], type=case["type"], aliases=case["aliases"])
-            rounds, paths = 0, next(steps)
-            try:
-                while True:
-                    rounds += 1
-                    paths = steps.send({path: files.get(path) for path in paths})
-            except StopIteration as finished:
-                entries, defaults = finished.value
-            there, here = _answer(case, entries, defaults), _answer(case, index, catalogue.defaults)
-            for answer in (there, here):
-                answer.pop("suggestions", None)
-                answer.pop("models", None)
-            assert there == here, case
-            assert rounds <= 3
-            compared += 1
-    assert compared > 450
+            here = _answer(case, index, catalogue.defaults)
+            for table, split_above in (({}, SPLIT_ABOVE), ({}, 1), (case["aliases"] or {}, 2)):
+                key = json.dumps(table, sort_keys=True), split_above
+                if key not in trees:
+                    trees[key] = dict(
+                        build_index(catalogue.entries, catalogue.defaults, aliases=table, split_above=split_above)
+                    )
+                aliases = None if table else case["aliases"]
+                asked: list[list[str]] = []
+                there = _told(lambda: _over(trees[key], case, aliases, asked))  # noqa: B023
+                for answer in (there, here):
+                    answer.pop("suggestions", None)
+                    answer.pop("models", None)
+                assert there == here, case
+                compared += 1
+    assert compared > 1350
+
+
+def _over(
+    files: dict[str, bytes], case: dict[str, Any], aliases: dict[str, str] | None, asked: list[list[str]]
+) -> Resolution:
+    def run(complete: bool) -> Resolution:
+        context = {name: case[name] for name in ("model_name", "config", "type")}
+        steps = look_up(case["ref"], aliases=aliases, complete=complete, **context)
+        try:
+            paths = next(steps)
+            while True:
+                asked.append(paths)
+                paths = steps.send({path: files.get(path) for path in paths})
+        except StopIteration as finished:
+            found: Resolution = finished.value
+            return found
+
+    try:
+        return run(complete=False)
+    except PartlyListedError:
+        asked.clear()
+        return run(complete=True)
 
 
 def test_the_shipped_aliases_add_words_and_change_no_answer(catalogues: Any) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 from resolution import ALIASES, DEFAULTS, ENTRIES, A
 from writing import CONFORMANCE, numbered, write
 
-from adapterhub.spec.index import IndexEntry, build_index, lookup
-from adapterhub.spec.reference import parse_reference
+from adapterhub.spec.errors import AdapterHubError
+from adapterhub.spec.index import IndexEntry
+from adapterhub.spec.index_files import SPLIT_ABOVE, build_index
+from adapterhub.spec.lookup import PartlyListedError, look_up
 
 SMALL = {
     "v": 1, "namespace": "alpha", "name": "one", "version": "1", "model_name": "base-a", "task": "sentiment",
@@ -61,35 +63,41 @@ SKIPPED = [
     ("an empty line", ""),
 ]
 
+#: references and what is given beside them; `own` is a table of aliases instead of the hub's
 LOOKUPS = [
-    ("sentiment/sst-2", {}), ("sst-2", {}), ("sst", {}), ("@alpha/sst-2-p", {}), ("@Mixed.Case/Name_One:RC1", {}), ("movies", {"aliases": True}),
-    ("english", {"aliases": True}), ("exam/maths", {}), ("gone", {}), ("gone:1", {}), ("en", {"type": "text_lang"}), ("nothing-here", {}), ("c++", {}),
+    ("sentiment/sst-2", {}), ("sst-2", {}), ("sst", {}), ("@alpha/sst-2-p", {}), ("@Mixed.Case/Name_One:RC1", {}), ("movies", {}),
+    ("english", {}), ("english", {"own": {"english": "en/wiki"}}), ("exam/maths", {}), ("gone", {}), ("gone:1", {}), ("en", {"type": "text_lang"}),
+    ("nothing-here", {}), ("c++", {}), ("glue/sst2", {}), ("glue/sst2@beta", {}), ("sst-2@beta", {}), ("sentiment@alpha", {}), ("sentiment", {}),
+    ("opinion/sst", {}), ("sentiment/sst-2@beta", {}), ("sentiment/sst-2@nobody", {}), ("sst@nobody", {}),
 ]  # fmt: skip
 
 
-def files() -> dict[str, str]:
+def files(split_above: int) -> dict[str, str]:
     """Every index file of the catalogue."""
     entries = [IndexEntry.from_json(entry) for entry in ENTRIES]
     defaults = {(one["model_name"], one["task"], one["subtask"]): one["default"] for one in DEFAULTS}
-    built = build_index(entries, defaults, aliases=ALIASES, config={"name": "example"})
+    built = build_index(entries, defaults, aliases=ALIASES, config={"name": "example"}, split_above=split_above)
     return {path: data.decode() for path, data in sorted(built)}
 
 
 def lookups(tree: dict[str, str]) -> list[dict[str, Any]]:
-    """Which files each reference needs, round by round."""
+    """Which files each reference needs, round by round; for an ambiguity told from a part, also for the whole list."""
     listed = []
     for ref, context in LOOKUPS:
-        aliases = ALIASES if context.get("aliases") else None
-        steps = lookup(parse_reference(ref), model_name=A, type=context.get("type"), aliases=aliases)
-        rounds = []
-        try:
-            paths = next(steps)
-            while True:
-                rounds.append(paths)
-                paths = steps.send({path: tree[path].encode() if path in tree else None for path in paths})
-        except StopIteration:
-            pass
-        listed.append({"ref": ref, "model_name": A, "type": context.get("type"), "aliases": aliases, "rounds": rounds})
+        for complete in (False, True):
+            about = {"ref": ref, "model_name": A, "type": context.get("type"), "aliases": context.get("own")}
+            steps = look_up(**about, complete=complete)
+            rounds, partly = [], False
+            try:
+                paths = next(steps)
+                while True:
+                    rounds.append(paths)
+                    paths = steps.send({path: tree[path].encode() if path in tree else None for path in paths})
+            except (StopIteration, AdapterHubError) as end:
+                partly = isinstance(end, PartlyListedError)
+            listed.append({**about, "complete": complete, "rounds": rounds})
+            if not partly:
+                break
     return listed
 
 
@@ -119,19 +127,27 @@ def main(folder: Path = CONFORMANCE) -> None:
             "skipped": numbered("skipped", ({"why": why, "line": text} for why, text in SKIPPED)),
         },
     )
-    tree = files()
-    write(
-        folder,
-        "index/files.json",
-        {
-            "about": "hashes: SPEC.md 14.2. files: every index file of ../resolution/catalogue.json (JSON values and the set of "
-            "lines count, not the spelling of the JSON). lookups: the files each reference needs, in rounds; the order in "
-            "a round does not count.",
-            "hashes": hashes(),
-            "files": [{"path": path, "text": text} for path, text in tree.items()],
-            "lookups": lookups(tree),
-        },
+    about = (
+        "hashes: SPEC.md 14.2. files: index files of ../resolution/catalogue.json (JSON values and the set of lines count, not "
+        "the spelling of the JSON), all of them if `complete`; more than `split_above` adapters of one (model, task, subtask) "
+        "are split. lookups: the files each reference needs, in rounds; the order in a round does not count; `complete`: to "
+        "list every candidate of an ambiguity; `aliases`: a table to use instead of the hub's, null for none."
     )
+    for name, split_above in (("files", SPLIT_ABOVE), ("split", 2)):
+        tree = files(split_above)
+        kept = [path for path in tree if name == "files" or path[7] in "awk"]
+        write(
+            folder,
+            f"index/{name}.json",
+            {
+                "about": about,
+                "split_above": split_above,
+                "complete": len(kept) == len(tree),
+                "hashes": hashes(),
+                "files": [{"path": path, "text": tree[path]} for path in kept],
+                "lookups": lookups(tree),
+            },
+        )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.client.cache import Cache
 from adapterhub.client.credentials import token_for
-from adapterhub.client.finding import Finder, config_as_json
+from adapterhub.client.finding import Finder, ListedLaterError, config_as_json
 from adapterhub.client.index import IndexFiles
 from adapterhub.client.info import AdapterInfo
 from adapterhub.client.settings import DEFAULT_HUB, HUGGING_FACE, Hub, NoHubError, Settings, load_settings
@@ -32,6 +32,7 @@ from adapterhub.spec.errors import (
     PolicyError,
 )
 from adapterhub.spec.index import IndexEntry
+from adapterhub.spec.lookup import PartlyListedError
 from adapterhub.spec.reference import AdapterReference, parse_reference
 from adapterhub.spec.resolution import Resolution
 
@@ -175,7 +176,15 @@ class HubClient:
                 hint="Give model_name (--model), or address one adapter as @namespace/name.",
             )
         asked = {"model_name": model_name, "config": config, "version": version, "type": type}
-        return self._finder(hub).find(parsed, asked, aliases), hub
+        try:
+            return self._finder(hub).find(parsed, asked, aliases), hub
+        except PartlyListedError as error:
+
+            def candidates() -> list[Any]:
+                with HubClient(settings=self.settings, limits=self.limits, notice=self._notice) as again:
+                    return again._finder(hub).candidates(parsed, asked, aliases)
+
+            raise ListedLaterError(error, candidates) from None
 
     def list_adapters(
         self,

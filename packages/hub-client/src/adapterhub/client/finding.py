@@ -7,12 +7,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.client.settings import Hub, Settings, fold_name
+from adapterhub.client.settings import Settings, fold_name
 from adapterhub.spec.errors import (
     AdapterHubError,
     AdapterNotFoundError,
     AmbiguousAdapterError,
-    HubConnectionError,
     IntegrityError,
     InvalidManifestError,
     ModelMismatchError,
@@ -20,7 +19,7 @@ from adapterhub.spec.errors import (
     VersionNotFoundError,
     error_from_problem,
 )
-from adapterhub.spec.index import IndexEntry, lookup
+from adapterhub.spec.lookup import Lookup, look_up
 from adapterhub.spec.reference import AdapterReference, format_reference
 from adapterhub.spec.resolution import Resolution, resolve as resolve_purely
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from adapterhub.client.index import IndexFiles
     from adapterhub.client.sources import Source
 
-__all__ = ["Finder", "config_as_json"]
+__all__ = ["Finder", "ListedLaterError", "config_as_json"]
 
 #: what a look-up in an outdated copy of the index may wrongly end in
 _FOUND_WRONG = (
@@ -39,6 +38,41 @@ _FOUND_WRONG = (
     IntegrityError,
     InvalidManifestError,
 )
+
+
+class ListedLaterError(AmbiguousAdapterError):
+    """Ambiguous for certain, by a part of the index; `candidates` reads the rest when it is looked at for the first time.
+
+    Args:
+        error: what is known.
+        candidates: reads them all.
+    """
+
+    def __init__(self, error: AmbiguousAdapterError, candidates: Callable[[], list[Any]]) -> None:
+        super().__init__(error.message, hint=error.hint, suggestions=error.suggestions, details=error.details)
+        self.known = list(error.candidates)
+        self._read: Callable[[], list[Any]] | None = candidates
+
+    @property
+    def candidates(self) -> list[Any]:
+        """Every adapter the reference may mean.
+
+        Raises:
+            HubConnectionError, OfflineError: they cannot be read now; `known` has some.
+        """
+        if self._read is not None:
+            self.known, self._read = list(self._read()), None
+        return self.known
+
+    @candidates.setter
+    def candidates(self, value: Iterable[Any]) -> None:
+        self.known, self._read = list(value), None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        plain = AmbiguousAdapterError(
+            self.message, hint=self.hint, candidates=self.candidates, suggestions=self.suggestions, details=self.details
+        )
+        return plain.__reduce__()
 
 
 class Finder:
@@ -94,55 +128,40 @@ class Finder:
         refresh: bool = False,
         unasked: set[str] | None = None,
     ) -> Resolution:
-        """Resolve over the index files the reference needs. An exact match needs no alias table, so it is not fetched."""
-        read: dict[str, bytes | None] = {}
+        """Resolve over the index files the reference needs."""
 
         def contents(paths: list[str]) -> dict[str, bytes | None]:
-            missing = [path for path in paths if path not in read]
-            read.update(self.index.read(missing, accept_stale=accept_stale, refresh=refresh, unasked=unasked))
-            return {path: read[path] for path in paths}
+            return self.index.read(paths, accept_stale=accept_stale, refresh=refresh, unasked=unasked)
 
-        def once(table: Mapping[str, str]) -> Resolution:
-            entries, defaults = _drive(parsed, asked, table, contents)
-            self._refuse_pinned_elsewhere(entries, self.source.hub)
-            return resolve_purely(parsed, entries, aliases=table, defaults=defaults, **asked)
-
-        if aliases is not None:
-            return once(aliases)
-        if parsed.name is not None:
-            return once({})
         try:
-            found = once({})
-            if found.tier == "exact":
-                return found
-        except (AdapterNotFoundError, AmbiguousAdapterError, VersionNotFoundError):
-            pass  # perhaps an alias; what an exact match says is said again
-        return once(self._aliases(contents))
+            found = drive(look_up(parsed, aliases=aliases, **asked), contents)
+        except AmbiguousAdapterError as error:
+            self._refuse_pinned_elsewhere(str(one["adapter"]) for one in error.candidates)
+            raise
+        self._refuse_pinned_elsewhere([found.adapter])
+        return found
 
-    def _aliases(self, contents: Callable[[list[str]], dict[str, bytes | None]]) -> Mapping[str, str]:
-        path = "/index/aliases.json"
-        data = contents([path])[path]
-        if data is None:  # a hub without a table of its own uses the specification's
-            from importlib.resources import files
-
-            data = files("adapterhub.spec").joinpath("data/aliases.json").read_bytes()
+    def candidates(
+        self, parsed: AdapterReference, asked: Mapping[str, Any], aliases: Mapping[str, str] | None
+    ) -> list[Any]:
+        """All that an ambiguous reference may mean. What was just read is not asked for again."""
+        steps = look_up(parsed, aliases=aliases, complete=True, **asked)
         try:
-            table = json.loads(data)
-            table = table.get("aliases", table)
-            return {str(key): value for key, value in table.items() if isinstance(value, str)}
-        except (ValueError, AttributeError) as error:
-            raise HubConnectionError("The hub's alias table is not a JSON object.") from error
+            found = drive(steps, lambda paths: self.index.read(paths, accept_stale=True))
+        except AmbiguousAdapterError as error:
+            self._refuse_pinned_elsewhere(str(one["adapter"]) for one in error.candidates)
+            return error.candidates
+        return [{"id": found.full_id, "adapter": found.adapter}]
 
-    def _refuse_pinned_elsewhere(self, entries: Iterable[IndexEntry], hub: Hub) -> None:
-        pins = self.settings.pins
-        if not pins:
-            return
-        for entry in entries:
-            pinned = pins.get(fold_name(entry.namespace))
+    def _refuse_pinned_elsewhere(self, adapters: Iterable[str]) -> None:
+        pins, hub = self.settings.pins, self.source.hub
+        for adapter in adapters if pins else ():
+            namespace = adapter[1:].partition("/")[0]
+            pinned = pins.get(fold_name(namespace))
             if pinned is not None and self.settings.hub(pinned).url != hub.url:
                 raise PolicyError(
-                    f"The hub {hub.name!r} offers {entry.adapter}, but @{entry.namespace} is pinned to {pinned!r}.",
-                    hint=f"Ask for it as {pinned}::{entry.adapter}, or name another publisher.",
+                    f"The hub {hub.name!r} offers {adapter}, but @{namespace} is pinned to {pinned!r}.",
+                    hint=f"Ask for it as {pinned}::{adapter}, or name another publisher.",
                 )
 
     def _explain(
@@ -182,23 +201,15 @@ class Finder:
         return better if isinstance(better, AdapterNotFoundError) else None
 
 
-def _drive(
-    parsed: AdapterReference,
-    asked: Mapping[str, Any],
-    aliases: Mapping[str, str],
-    contents: Callable[[list[str]], Mapping[str, bytes | None]],
-) -> tuple[list[IndexEntry], Mapping[tuple[str, str, str], str]]:
-    """Run the spec's `lookup`, feeding it the files it asks for."""
-    steps = lookup(
-        parsed, model_name=asked["model_name"], version=asked["version"], type=asked["type"], aliases=aliases
-    )
+def drive(steps: Lookup, contents: Callable[[list[str]], Mapping[str, bytes | None]]) -> Resolution:
+    """Run the spec's look-up, feeding it the files it asks for."""
     answer: Any = None
     while True:
         try:
             paths = steps.send(answer)
         except StopIteration as stop:
-            entries, defaults = stop.value
-            return list(entries), defaults
+            found: Resolution = stop.value
+            return found
         answer = contents(paths)
 
 

@@ -28,6 +28,7 @@ from adapterhub.spec.errors import (
     QuotaExceededError,
     StorageError,
 )
+from adapterhub.spec.reference import fold
 
 __all__ = ["IndexAnswer", "IndexFiles", "StaleIndexWarning"]
 
@@ -264,7 +265,8 @@ class IndexFiles:
         # a hub that numbers its changes may take a version out (quarantine); it answers for it with a higher number
         vouched = serial is not None and copy.serial is not None and serial > copy.serial
         before, after = _versions(copy.body), _versions(body or b"")
-        for key, (digest, created) in before.items():
+        partly = _split_pairs(body or b"")
+        for key, (digest, created, pair) in before.items():
             name = f"@{key[0]}/{key[1]}:{key[2]}"
             if key in after:
                 if digest and after[key][0] and after[key][0] != digest:
@@ -273,7 +275,7 @@ class IndexFiles:
                         f"({after[key][0]} instead of {digest}); a published version never changes.",
                         hint=hint,
                     )
-            elif digest and not vouched and not _young(created, self.clock()):
+            elif digest and not vouched and pair not in partly and not _young(created, self.clock()):
                 raise PolicyError(
                     f"The hub {self.source.hub.name!r} shows an index older than one seen before: {name} is gone from it.",
                     hint=hint,
@@ -303,15 +305,25 @@ def _check_lines(path: str, body: bytes) -> None:
         )
 
 
-def _versions(body: bytes) -> dict[tuple[str, str, str], tuple[str | None, str | None]]:
-    """(namespace, name, version) → (digest, created_at) of every line that states a version."""
-    found = {}
+def _split_pairs(body: bytes) -> set[tuple[str, ...]]:
+    """The (model, task, subtask) of which the file shows a part: what it shows may change."""
+    if b'"counts"' not in body:
+        return set()
+    from adapterhub.spec.index import parse_file
+
+    return set(parse_file(body).counts)
+
+
+def _versions(body: bytes) -> dict[tuple[str, str, str], tuple[str | None, str | None, tuple[str, ...]]]:
+    """(namespace, name, version) → (digest, created_at, folded place) of every line that states a version."""
+    found: dict[tuple[str, str, str], tuple[str | None, str | None, tuple[str, ...]]] = {}
     for line in body.splitlines():
         try:
             entry: Mapping[str, Any] = json.loads(line)
             found[str(entry["namespace"]), str(entry["name"]), str(entry["version"])] = (
                 entry.get("digest"),
                 entry.get("created_at"),
+                (str(entry.get("model_name")), fold(str(entry.get("task"))), fold(str(entry.get("subtask")))),
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             continue

@@ -27,7 +27,7 @@ from adapterhub.spec.errors import (
     StorageError,
     ValidationFailedError,
 )
-from adapterhub.spec.index import bucket_path, model_path, namespace_path, segment_prefixes, word_path
+from adapterhub.spec.index import all_path, bucket_path, model_path, namespace_path, page_path, word_path
 from adapterhub.spec.reference import AdapterReference, format_reference
 
 if TYPE_CHECKING:
@@ -91,12 +91,21 @@ class PublishResult:
         """The index files this version stands in."""
         manifest = self.manifest
         model, task, subtask = manifest["base_model"]["name"], manifest["task"] or "", manifest["subtask"] or ""
-        words = {*segment_prefixes(task), *segment_prefixes(subtask)}
+        from adapterhub.spec.index_files import Spellings
+        from adapterhub.spec.resolution import load_aliases
+
+        spellings = Spellings(load_aliases())
+        split = [
+            bucket_path(model, task, subtask),
+            *(word_path(model, word) for word in sorted(spellings.words(task, subtask))),
+            *(bucket_path(model, *path.split("/")) for path in sorted(spellings.paths(task, subtask))),
+        ]
         return [
             namespace_path(manifest["namespace"], manifest["name"]),
-            bucket_path(model, task, subtask),
+            all_path(model, task, subtask),
             model_path(model),
-            *(word_path(model, word) for word in sorted(words)),
+            *split,
+            *(page_path(path, manifest["namespace"]) for path in split),
         ]
 
 

@@ -1,48 +1,50 @@
 """Index files: one JSON line per published version, and where a line is found by name, by task and by word.
 
     /index/config.json                    what the hub is and where its bytes are
-    /index/ns/<ab>/<ns>/<name>.jsonl      every version of @ns/name, oldest first
-    /index/k/<hhhh>.jsonl                 every version for the (model, task, subtask) that hash to hhhh, with the default pointers
-    /index/w/<hhhh>.jsonl                 for the (model, word) that hash to hhhh: the tasks and subtasks the word finds
-    /index/m/<hhhh>.json                  for the models that hash to hhhh: all their tasks and subtasks
     /index/aliases.json                   the hub's alias table
+    /index/ns/<ab>/<ns>/<name>.jsonl      every version of @ns/name, oldest first
+    /index/k/<hhhh>.jsonl                 the versions for the (model, task, subtask) that hash to hhhh, with the default
+                                          pointers, and other spellings of tasks and subtasks (aliases, segment prefixes)
+    /index/w/<hhhh>.jsonl                 for the (model, word) that hash to hhhh: the tasks and subtasks the word finds
+    /index/k/<hhhh>/<ns>.jsonl            of what is too much for one file: the lines of one namespace; also under w
+    /index/a/<hhhh>.jsonl                 every line of a k file that is split
+    /index/m/<hhhh>.json                  for the models that hash to hhhh: all their tasks and subtasks
 
-A line never changes but for `yanked`, `yanked_reason`, `default_version` and `status`. `build_index` makes all files of a
-catalogue; `lookup` says which ones a reference needs, so that clients of any transport ask for the same. Standard library
-only.
+A line never changes but for `yanked`, `yanked_reason`, `default_version` and `status`. This module reads lines and knows the
+paths; `index_files` makes the files of a catalogue, `lookup` resolves references over them. Standard library only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 from adapterhub.spec.errors import InvalidManifestError
-from adapterhub.spec.reference import AdapterReference, fold
+from adapterhub.spec.reference import fold
 
 __all__ = [
     "INDEX_VERSION",
     "Defaults",
     "IndexEntry",
+    "IndexFile",
+    "WordLine",
+    "all_path",
     "bucket_of",
     "bucket_path",
-    "build_index",
-    "lookup",
     "model_bucket_of",
     "model_path",
     "namespace_path",
+    "page_path",
     "parse_bucket",
+    "parse_file",
     "read_lines",
     "segment_prefixes",
     "word_bucket_of",
     "word_path",
-    "write_bucket",
     "write_lines",
-    "write_models",
-    "write_words",
 ]
 
 #: Version of the line format. Readers skip lines of a later version.
@@ -223,6 +225,16 @@ def model_path(model: str) -> str:
     return f"/index/m/{model_bucket_of(model)}.json"
 
 
+def all_path(model: str, task: str, subtask: str) -> str:
+    """Path of the file that holds every line of the bucket of (model, task, subtask), where its bucket file is split."""
+    return f"/index/a/{bucket_of(model, task, subtask)}.jsonl"
+
+
+def page_path(path: str, namespace: str) -> str:
+    """Path of the lines of one namespace in a bucket file or word file that is split."""
+    return f"{path.removesuffix('.jsonl')}/{fold(namespace)}.jsonl"
+
+
 def segment_prefixes(key: str) -> list[str]:
     """The folded key and each of its leading runs of segments: `exam-maths-1` gives `exam-maths-1`, `exam-maths`, `exam`."""
     key = fold(key)
@@ -243,20 +255,69 @@ def read_lines(text: str) -> list[IndexEntry]:
     return parse_bucket(text)[0]
 
 
-def write_bucket(entries: Iterable[IndexEntry], defaults: Defaults | None = None) -> str:
-    """A bucket file: the default pointers of the entries' (model, task, subtask) first, then the entries."""
-    entries = list(entries)
-    keys = {(entry.model_name, fold(entry.task), fold(entry.subtask)) for entry in entries}
-    pointers = sorted(
-        (model, task, subtask, adapter)
-        for (model, task, subtask), adapter in (defaults or {}).items()
-        if (model, fold(task), fold(subtask)) in keys
-    )
-    lines = [
-        _dump({"v": INDEX_VERSION, "default": adapter, "model_name": model, "task": task, "subtask": subtask})
-        for model, task, subtask, adapter in pointers
-    ]
-    return "".join(f"{line}\n" for line in lines) + write_lines(entries)
+@dataclass(slots=True)
+class WordLine:
+    """What a word, or a spelling `task/subtask`, finds for a model.
+
+    Attributes:
+        pairs: [task, subtask, type] it finds by equality, alias or segment prefix.
+        yanked: those of which there are only yanked versions.
+        aliases: what the hub's alias table makes of it, in the order to try, as far as there is anything of it.
+        split: whether the file has a page for each namespace.
+    """
+
+    pairs: list[tuple[str, str, str]]
+    yanked: list[tuple[str, str, str]]
+    aliases: list[str]
+    split: bool
+
+
+@dataclass(slots=True)
+class IndexFile:
+    """The lines of an index file.
+
+    Attributes:
+        entries: the versions, in the order of the file.
+        defaults: default pointers, (model, task, subtask) → "@namespace/name".
+        counts: (model, folded task, folded subtask) → type → (adapters with a version that is not yanked, all adapters), for
+            those of whose lines the file holds a part.
+        words: (model, folded word or `task/subtask`) → what it finds.
+    """
+
+    entries: list[IndexEntry] = field(default_factory=list)
+    defaults: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    counts: dict[tuple[str, str, str], dict[str, tuple[int, int]]] = field(default_factory=dict)
+    words: dict[tuple[str, str], WordLine] = field(default_factory=dict)
+
+
+def parse_file(data: bytes | str | None) -> IndexFile:
+    """The lines of an index file; None (there is no such file) gives nothing. Lines of a later format version are skipped.
+
+    Raises:
+        InvalidManifestError: a line is no JSON object or none of an index file; the message has its number.
+    """
+    found = IndexFile()
+    for number, document in _objects(data if isinstance(data, str) else _text(data)):
+        try:
+            if "word" in document:
+                model, word = _texts(document, "model_name", "word")
+                found.words[model, word] = WordLine(
+                    _triples(document.get("pairs")),
+                    _triples(document.get("yanked")),
+                    [str(target) for target in document.get("aliases") or ()],
+                    document.get("split") is True,
+                )
+            elif "counts" in document:
+                model, task, subtask = _texts(document, "model_name", "task", "subtask")
+                found.counts[model, fold(task), fold(subtask)] = _counts(document["counts"])
+            elif document.get("default") is not None:
+                model, task, subtask, pointer = _texts(document, "model_name", "task", "subtask", "default")
+                found.defaults[model, task, subtask] = pointer
+            else:
+                found.entries.append(IndexEntry.from_json(document))
+        except InvalidManifestError as error:
+            raise InvalidManifestError(f"Line {number}: {error.message}") from error
+    return found
 
 
 def parse_bucket(text: str) -> tuple[list[IndexEntry], dict[tuple[str, str, str], str]]:
@@ -265,161 +326,33 @@ def parse_bucket(text: str) -> tuple[list[IndexEntry], dict[tuple[str, str, str]
     Raises:
         InvalidManifestError: a line is no JSON object or no entry; the message has its number.
     """
-    entries: list[IndexEntry] = []
-    defaults: dict[tuple[str, str, str], str] = {}
-    for number, document in _objects(text):
-        pointer = document.get("default")
-        try:
-            if pointer is None:
-                entries.append(IndexEntry.from_json(document))
-            else:
-                key = (document.get("model_name"), document.get("task"), document.get("subtask"))
-                if not isinstance(pointer, str) or not all(isinstance(part, str) for part in key):
-                    raise InvalidManifestError("The default pointer is not made of text.")
-                defaults[key] = pointer  # type: ignore[index]
-        except InvalidManifestError as error:
-            raise InvalidManifestError(f"Line {number}: {error.message}") from error
-    return entries, defaults
+    found = parse_file(text)
+    return found.entries, found.defaults
 
 
-def write_words(entries: Iterable[IndexEntry], *, bucket: str | None = None) -> str:
-    """A word file: one line per (model, word) with the [task, subtask, type] it finds, by equality or segment prefix.
-
-    Args:
-        entries: the versions of the models concerned; more do no harm.
-        bucket: only the words that hash to these four hex digits; None writes all.
-    """
-    found: dict[tuple[str, str], dict[tuple[str, str, str], bool]] = {}
-    for entry in entries:
-        pair = (entry.task, entry.subtask, entry.type)
-        for word in {*segment_prefixes(entry.task), *segment_prefixes(entry.subtask)} - {""}:
-            if bucket is None or word_bucket_of(entry.model_name, word) == bucket:
-                pairs = found.setdefault((entry.model_name, word), {})
-                pairs[pair] = pairs.get(pair, False) or not entry.yanked
-    return "".join(
-        f"{_dump({'v': INDEX_VERSION, 'model_name': model, 'word': word, **_pair_lists(found[model, word])})}\n"
-        for model, word in sorted(found)
-    )
+def _texts(document: Mapping[str, Any], *names: str) -> tuple[str, ...]:
+    values = tuple(document.get(name) for name in names)
+    if not all(isinstance(value, str) for value in values):
+        raise InvalidManifestError(f"{', '.join(names)} are not all text.")
+    return values  # type: ignore[return-value]
 
 
-def write_models(entries: Iterable[IndexEntry], *, bucket: str | None = None) -> str:
-    """A model file: for each model its [task, subtask, type], those with nothing but yanked versions apart."""
-    found: dict[str, dict[tuple[str, str, str], bool]] = {}
-    for entry in entries:
-        if entry.task and (bucket is None or model_bucket_of(entry.model_name) == bucket):
-            pairs = found.setdefault(entry.model_name, {})
-            pair = (entry.task, entry.subtask, entry.type)
-            pairs[pair] = pairs.get(pair, False) or not entry.yanked
-    return _dump({"v": INDEX_VERSION, "models": {model: _pair_lists(found[model]) for model in sorted(found)}}) + "\n"
+def _triples(pairs: Any) -> list[tuple[str, str, str]]:
+    found = []
+    for pair in pairs or ():
+        if not (isinstance(pair, list) and len(pair) >= 3 and all(isinstance(part, str) for part in pair[:3])):
+            raise InvalidManifestError("A word lists [task, subtask, type].")
+        found.append((pair[0], pair[1], pair[2]))
+    return found
 
 
-def build_index(
-    entries: Iterable[IndexEntry],
-    defaults: Defaults | None = None,
-    *,
-    aliases: Mapping[str, str] | None = None,
-    config: Mapping[str, Any] | None = None,
-) -> Iterator[tuple[str, bytes]]:
-    """Every index file of a catalogue as (path, bytes), for a static export and for tests.
-
-    Args:
-        entries: all versions, in the order they were published; one that comes again replaces the earlier one.
-        defaults: the default pointers.
-        aliases: written to `/index/aliases.json`.
-        config: written to `/index/config.json`, with `index_version` added.
-    """
-    entries = list({(fold(one.namespace), fold(one.name), one.version): one for one in entries}.values())
-    yield "/index/config.json", f"{_dump({**(config or {}), 'index_version': INDEX_VERSION})}\n".encode()
-    yield "/index/aliases.json", f"{_dump(dict(aliases or {}))}\n".encode()
-    by_path: dict[str, list[IndexEntry]] = {}
-    by_word: dict[str, list[str]] = {}
-    by_model: dict[str, list[IndexEntry]] = {}
-    for entry in entries:
-        by_path.setdefault(namespace_path(entry.namespace, entry.name), []).append(entry)
-        by_path.setdefault(bucket_path(entry.model_name, entry.task, entry.subtask), []).append(entry)
-        by_model.setdefault(model_path(entry.model_name), []).append(entry)
-    for path, lines in by_path.items():
-        yield path, (write_bucket(lines, defaults) if path.startswith("/index/k/") else write_lines(lines)).encode()
-    for path, lines in by_model.items():
-        yield path, write_models(lines).encode()
-    for line in write_words(entries).splitlines():
-        document = json.loads(line)
-        by_word.setdefault(word_path(document["model_name"], document["word"]), []).append(line)
-    for path, texts in by_word.items():
-        yield path, "".join(f"{line}\n" for line in texts).encode()
-
-
-def lookup(
-    reference: AdapterReference,
-    *,
-    model_name: str | None,
-    version: str | None = None,
-    type: str | None = None,
-    aliases: Mapping[str, str] | None = None,
-) -> Generator[list[str], Mapping[str, bytes | None], tuple[list[IndexEntry], dict[tuple[str, str, str], str]]]:
-    """Which index files a reference needs. Yields lists of paths and is sent their bytes (None where the hub has no such
-    file); returns the entries and default pointers to hand to `resolve` together with the same arguments.
-
-    `@ns/name` and `task/subtask` that match exactly take one file; a word takes its word file and one bucket per task and
-    subtask found.
-    """
-    from adapterhub.spec.resolution import alias_targets, match_pairs
-
-    entries: list[IndexEntry] = []
-    defaults: dict[tuple[str, str, str], str] = {}
-    pinned = reference.is_pinned or version is not None
-    if reference.name is not None:
-        path = namespace_path(reference.namespace or "", reference.name)
-        return read_lines(_text((yield [path]).get(path))), defaults
-    if model_name is None:
-        return entries, defaults
-    if reference.task is not None and reference.subtask is not None:
-        path = bucket_path(model_name, reference.task, reference.subtask)
-        found, pointers = parse_bucket(_text((yield [path]).get(path)))
-        here = [
-            entry
-            for entry in found
-            if entry.model_name == model_name
-            and (fold(entry.task), fold(entry.subtask)) == (fold(reference.task), fold(reference.subtask))
-            and (type is None or entry.type == type)
-        ]
-        if any(pinned or not entry.yanked for entry in here):
-            return here, pointers
-    words = [reference.word or reference.subtask or ""]
-    words += [target.rpartition("/")[2] for target in alias_targets(reference, aliases or {})]
-    paths = list(dict.fromkeys(word_path(model_name, word) for word in words))
-    contents = yield paths
-    pairs: set[tuple[str, str]] = set()
-    for path in paths:
-        for _, document in _objects(_text(contents.get(path))):
-            if document.get("model_name") == model_name:
-                lists = [document.get("pairs"), document.get("yanked") if pinned else ()]
-                pairs.update((task, subtask) for task, subtask, kind in _triples(lists) if type in (None, kind))
-    _, chosen = match_pairs(reference, pairs, aliases or {})
-    keys = {(fold(task), fold(subtask)) for task, subtask in chosen}
-    paths = sorted({bucket_path(model_name, task, subtask) for task, subtask in chosen})
-    contents = (yield paths) if paths else {}
-    for path in paths:
-        found, pointers = parse_bucket(_text(contents.get(path)))
-        defaults.update(pointers)
-        for entry in found:
-            if entry.model_name == model_name and (fold(entry.task), fold(entry.subtask)) in keys:
-                entries.append(entry)
-    return entries, defaults
-
-
-def _triples(lists: Iterable[Any]) -> Iterator[tuple[str, str, str]]:
-    for pairs in lists:
-        for pair in pairs if isinstance(pairs, (list, tuple)) else ():
-            if not (isinstance(pair, list) and len(pair) >= 3 and all(isinstance(part, str) for part in pair[:3])):
-                raise InvalidManifestError("A word file lists [task, subtask, type].")
-            yield pair[0], pair[1], pair[2]
-
-
-def _pair_lists(pairs: Mapping[tuple[str, str, str], bool]) -> dict[str, list[list[str]]]:
-    lists = {"pairs": [list(pair) for pair in sorted(pairs) if pairs[pair]]}
-    yanked = [list(pair) for pair in sorted(pairs) if not pairs[pair]]
-    return lists | ({"yanked": yanked} if yanked else {})
+def _counts(counts: Any) -> dict[str, tuple[int, int]]:
+    if not isinstance(counts, Mapping) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)
+        for pair in counts.values()
+    ):
+        raise InvalidManifestError("'counts' is an object from types to two whole numbers.")
+    return {kind: (pair[0], pair[1]) for kind, pair in counts.items()}
 
 
 def _objects(text: str) -> Iterator[tuple[int, dict[str, Any]]]:

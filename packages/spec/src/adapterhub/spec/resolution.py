@@ -42,6 +42,7 @@ __all__ = [
     "default_entry",
     "load_aliases",
     "match_pairs",
+    "path_targets",
     "resolve",
 ]
 
@@ -191,7 +192,7 @@ def resolve(
 
 def alias_targets(reference: AdapterReference, aliases: Mapping[str, str]) -> list[str]:
     """What the alias table makes of a path, folded, in the order to try: the whole path first, then its parts."""
-    return _targets(reference, _fold_aliases(aliases))
+    return path_targets(fold(reference.path or ""), _fold_aliases(aliases))
 
 
 def match_pairs(
@@ -232,7 +233,7 @@ class _Query:
         keep: ConfigFilter | None,
         type: str | None,
         pinned: bool,
-        aliases: Mapping[str, str],
+        aliases: FoldedAliases,
     ) -> None:
         self.reference = reference
         self.index = index
@@ -387,22 +388,18 @@ class _Query:
         return [next(iter(names[name].values())).adapter for name in _closest(fold(spelt), same or names)]
 
 
-def _tiers(
-    reference: AdapterReference, table: Pairs, aliases: Mapping[str, str]
-) -> Iterator[tuple[str, Iterable[Pair]]]:
+def _tiers(reference: AdapterReference, table: Pairs, aliases: FoldedAliases) -> Iterator[tuple[str, Iterable[Pair]]]:
     path = fold(reference.path or "")
     yield "exact", table.find(path, prefix=False)
-    for target in _targets(reference, aliases):
+    for target in path_targets(path, aliases):
         yield "alias", table.find(target, prefix=False)
     yield "prefix", table.find(path, prefix=True)
 
 
-def _targets(reference: AdapterReference, aliases: Mapping[str, str]) -> list[str]:
-    if not aliases or reference.path is None:
-        return []
-    path = fold(reference.path)
+def path_targets(path: str, aliases: FoldedAliases) -> list[str]:
+    """What the alias table makes of a folded path or word, in the order to try: the whole first, then its parts."""
     targets = [aliases[path]] if path in aliases else []
-    if reference.task is not None:
+    if "/" in path:
         parts = path.split("/")
         replaced = [part if "/" in aliases.get(part, part) else aliases.get(part, part) for part in parts]
         if replaced != parts:

@@ -15,7 +15,7 @@ def merge_index(kind: str, own: bytes | None, theirs: bytes, owned: Set[str]) ->
     """The merged file.
 
     Args:
-        kind: `ns`, `k` (bucket), `w` (words) or `m` (models), see spec.index.
+        kind: `ns`, `k` and `a` (buckets), `w` (words) or `m` (models), see spec.index; pages are like their files.
         own: our file, or None.
         theirs: upstream's file.
         owned: folded namespaces that are ours.
@@ -25,15 +25,12 @@ def merge_index(kind: str, own: bytes | None, theirs: bytes, owned: Set[str]) ->
     if kind == "m":
         return _models(own, theirs)
     ours = _lines(own)
-    taken = {_key(kind, line) for line in ours}
-    added = [line for line in _lines(theirs) if _key(kind, line) not in taken and not _is_owned(line, owned)]
+    taken = {_key(line) for line in ours}
+    added = [line for line in _lines(theirs) if _key(line) not in taken and not _is_owned(line, owned)]
     if not added:
         return own
-    pointers = [line for line in added if "default" in line]
-    rest = [line for line in added if "default" not in line]
-    start = [line for line in ours if "default" in line]
-    end = [line for line in ours if "default" not in line]
-    return "".join(f"{_dump(line)}\n" for line in [*start, *pointers, *end, *rest]).encode()
+    first = sorted([*ours, *added], key=lambda line: "default" not in line)  # stable: ours stay before theirs
+    return "".join(f"{_dump(line)}\n" for line in first).encode()
 
 
 def _models(own: bytes | None, theirs: bytes) -> bytes:
@@ -49,9 +46,9 @@ def _lines(body: bytes | None) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (body or b"").decode().splitlines() if line.strip()]
 
 
-def _key(kind: str, line: dict[str, Any]) -> tuple[str, ...]:
+def _key(line: dict[str, Any]) -> tuple[str, ...]:
     """What a line answers: ours wins for all of it."""
-    if kind == "w":
+    if "word" in line:
         return str(line.get("model_name")), str(line.get("word"))
     return str(line.get("model_name")), fold(str(line.get("task", ""))), fold(str(line.get("subtask", "")))
 

@@ -93,7 +93,7 @@ class Upstream:
     async def index(self, path: str, own: bytes | None) -> bytes | None:
         """An index file of both hubs: everything that is ours, and of upstream's what does not touch ours."""
         kind = path.partition("/")[0]
-        if kind not in ("ns", "k", "w", "m") or not await run_in_threadpool(self._may_ask_index, kind, path):
+        if kind not in ("ns", "k", "a", "w", "m") or not await run_in_threadpool(self._may_ask_index, kind, path):
             return own
         try:
             status, body = await self._file(f"/index/{quote(path, safe='/')}")
@@ -223,7 +223,10 @@ class Upstream:
         with self.storage.database.read() as connection:
             if kind == "ns":
                 return path.split("/")[2:3] != [] and path.split("/")[2] not in _owned(connection)
-            if kind == "k":
+            page = path.removesuffix(".jsonl").split("/")[2:]
+            if page and page[0] in _owned(connection):
+                return False
+            if kind in ("k", "a"):
                 bucket = path[2:6]
                 private = (
                     select(versions.c.id)

@@ -28,7 +28,16 @@ from adapterhub.server.storage import Storage
 from adapterhub.server.storage.changes import rebuild_all
 from adapterhub.server.storage.migrate import HEAD
 from adapterhub.server.storage.schema import metadata
-from adapterhub.server.storage.tables import blobs, hub, organisations, pair_words, pairs, upload_parts, uploads
+from adapterhub.server.storage.tables import (
+    blobs,
+    hub,
+    organisations,
+    pair_paths,
+    pair_words,
+    pairs,
+    upload_parts,
+    uploads,
+)
 from adapterhub.spec.errors import IntegrityError, PolicyError, StorageError
 
 __all__ = ["backup", "restore"]
@@ -38,6 +47,7 @@ _BATCH = 1000
 _DERIVED = {
     pairs.name,
     pair_words.name,
+    pair_paths.name,
     uploads.name,
     upload_parts.name,
     "listings",

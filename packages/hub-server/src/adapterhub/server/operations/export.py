@@ -21,13 +21,14 @@ import httpx
 from sqlalchemy import Connection, false, select
 
 from adapterhub.server.accounts.viewer import ANONYMOUS
-from adapterhub.server.resolving.files import index_file
+from adapterhub.server.resolving.files import index_file, index_pages
+from adapterhub.server.resolving.pairs import spellings
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage import Storage
 from adapterhub.server.storage.database import hub_text
 from adapterhub.server.storage.tables import adapters, hub, manifests, organisations, version_files, versions
 from adapterhub.spec.errors import IntegrityError, PolicyError, StorageError
-from adapterhub.spec.index import bucket_path, model_path, namespace_path, segment_prefixes, word_path
+from adapterhub.spec.index import all_path, bucket_path, model_path, namespace_path, word_path
 
 __all__ = ["Export", "export_static"]
 
@@ -69,6 +70,8 @@ def export_static(
             for path in sorted({"/index/config.json", "/index/aliases.json", *paths}):
                 body = index_file(connection, settings, path.removeprefix("/index/"), ANONYMOUS)
                 _put(folder, path, body, done)
+                if path.startswith(("/index/k/", "/index/w/")):
+                    _put_pages(connection, folder, path, done)
             tell(f"{len(paths)} index files looked at")
             wanted = _content(connection, storage, folder, done)
             tell(f"{done.blobs} new manifests and blobs")
@@ -119,9 +122,24 @@ def _changed(connection: Connection, since: int) -> list[Any]:
 def _index_paths(row: Any) -> Iterator[str]:
     yield namespace_path(row.ns, row.name)
     yield bucket_path(row.model_name, row.task, row.subtask)
+    yield all_path(row.model_name, row.task, row.subtask)
     yield model_path(row.model_name)
-    for word in {*segment_prefixes(row.task), *segment_prefixes(row.subtask)}:
+    for word in spellings().words(row.task, row.subtask):
         yield word_path(row.model_name, word)
+    for path in spellings().paths(row.task, row.subtask):
+        yield bucket_path(row.model_name, *path.split("/"))
+
+
+def _put_pages(connection: Connection, folder: Path, path: str, done: Export) -> None:
+    """The pages of an index file, if it is split; pages of no more use go."""
+    _, _, kind, bucket = path.removesuffix(".jsonl").split("/")
+    pages = index_pages(connection, kind, bucket)
+    place = _file(folder, path.removesuffix(".jsonl"))
+    for name in {file.stem for file in place.iterdir()} - pages.keys() if place.is_dir() else ():
+        (place / f"{name}.jsonl").unlink()
+        done.removed += 1
+    for name, body in pages.items():
+        _put(folder, f"{path.removesuffix('.jsonl')}/{name}.jsonl", body, done)
 
 
 def _content(connection: Connection, storage: Storage, folder: Path, done: Export) -> set[str]:

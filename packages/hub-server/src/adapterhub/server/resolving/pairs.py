@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, false, func, select, update
 
 from adapterhub.server.storage.bulk import bulk_insert, indexes_afterwards
-from adapterhub.server.storage.tables import adapters, pair_words, pairs, versions
-from adapterhub.spec.index import model_bucket_of, segment_prefixes, word_bucket_of
+from adapterhub.server.storage.tables import adapters, pair_paths, pair_words, pairs, versions
+from adapterhub.spec.index import model_bucket_of, word_bucket_of
+from adapterhub.spec.index_files import Spellings, spelling_bucket_of
 from adapterhub.spec.reference import fold
+from adapterhub.spec.resolution import load_aliases
 
-__all__ = ["PairProjection"]
+__all__ = ["PairProjection", "spellings"]
 
 _NAMES = ("model_name", "task", "subtask", "type")
 _SAME = tuple(adapters.c[name] for name in _NAMES)
@@ -35,8 +38,14 @@ _ANY = (
 _LIVE = _ANY.where(versions.c.yanked == false())
 
 
+@functools.cache
+def spellings() -> Spellings:
+    """By what else tasks and subtasks are found: the alias table of the spec."""
+    return Spellings(load_aliases())
+
+
 class PairProjection:
-    """Keeps `pairs` and `pair_words`, which hold what everybody may see."""
+    """Keeps `pairs`, `pair_words` and `pair_paths`, which hold what everybody may see."""
 
     name = "pairs"
 
@@ -52,6 +61,7 @@ class PairProjection:
     def rebuild(self, connection: Connection) -> None:
         """Compute all of it anew from adapters and versions."""
         connection.execute(delete(pair_words))
+        connection.execute(delete(pair_paths))
         connection.execute(delete(pairs))
         query = (
             select(*_SAME, func.min(versions.c.yanked.cast(_integer())).label("yanked"))
@@ -60,7 +70,7 @@ class PairProjection:
             .group_by(*_SAME)
         )
         rows = sorted((tuple(row[:4]), not row.yanked) for row in connection.execute(query))
-        with indexes_afterwards(connection, pairs, pair_words):
+        with indexes_afterwards(connection, pairs, pair_words, pair_paths):
             for start in range(0, len(rows), 5000):
                 _insert_pairs(connection, rows[start : start + 5000])
 
@@ -76,8 +86,8 @@ class PairProjection:
                 same = (pairs.c[name] == value for name, value in here.items())
                 connection.execute(update(pairs).where(*same).values(live=live))
         elif known is not None:
-            words = [pair_words.c[name] == value for name, value in here.items()]
-            connection.execute(delete(pair_words).where(*words))
+            for table in (pair_words, pair_paths):
+                connection.execute(delete(table).where(*(table.c[name] == value for name, value in here.items())))
             connection.execute(delete(pairs).where(*_HERE), here)
 
 
@@ -88,12 +98,14 @@ def _integer() -> Any:
 
 
 def _insert_pairs(connection: Connection, rows: Iterable[tuple[tuple[Any, ...], bool]]) -> None:
-    pair_rows, word_rows = [], []
+    pair_rows, word_rows, path_rows = [], [], []
     for (model, task, subtask, kind), live in rows:
         row = {"model_name": model, "task": task, "subtask": subtask, "type": kind}
         pair_rows.append({**row, "live": live, "model_bucket": model_bucket_of(model)})
         if task or subtask:
-            words = {*segment_prefixes(task), *segment_prefixes(subtask)}
-            word_rows += [{**row, "word": word, "bucket": word_bucket_of(model, word)} for word in sorted(words)]
+            words, paths = sorted(spellings().words(task, subtask)), sorted(spellings().paths(task, subtask))
+            word_rows += [{**row, "word": word, "bucket": word_bucket_of(model, word)} for word in words]
+            path_rows += [{**row, "path": path, "bucket": spelling_bucket_of(model, path)} for path in paths]
     bulk_insert(connection, pairs, pair_rows)
     bulk_insert(connection, pair_words, word_rows)
+    bulk_insert(connection, pair_paths, path_rows)

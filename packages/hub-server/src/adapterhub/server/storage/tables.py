@@ -41,6 +41,7 @@ __all__ = [
     "now",
     "organisations",
     "pair_defaults",
+    "pair_paths",
     "pair_words",
     "pairs",
     "time_text",
@@ -313,6 +314,18 @@ pair_words = Table(
     metadata,
     Column("model_name", String(255), primary_key=True),
     Column("word", String(128), primary_key=True, index=True),
+    Column("task", String(128), primary_key=True),
+    Column("subtask", String(128), primary_key=True),
+    Column("type", String(32), primary_key=True),
+    Column("bucket", String(4), nullable=False, index=True),
+)
+
+#: which other spellings `task/subtask` mean them: leading segments, and what the alias table replaces
+pair_paths = Table(
+    "pair_paths",
+    metadata,
+    Column("model_name", String(255), primary_key=True),
+    Column("path", String(257), primary_key=True),
     Column("task", String(128), primary_key=True),
     Column("subtask", String(128), primary_key=True),
     Column("type", String(32), primary_key=True),
