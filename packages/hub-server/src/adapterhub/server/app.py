@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from adapterhub.server.__about__ import __version__
 from adapterhub.server.federation.upstream import Upstream
 from adapterhub.server.moderation.webhooks import deliver_webhooks
+from adapterhub.server.moderation.weights import look_at_weights
 from adapterhub.server.operations.downloads import Downloads, count_downloads
 from adapterhub.server.operations.requests import RequestLayer, configure_logging
 from adapterhub.server.operations.sweeping import sweep_uploads
@@ -30,6 +31,7 @@ ROUTERS = (
     "adapterhub.server.accounts.routes",
     "adapterhub.server.accounts.device_routes",
     "adapterhub.server.moderation.routes",
+    "adapterhub.server.moderation.report_routes",
     "adapterhub.server.catalogue.routes",
     "adapterhub.server.web.routes",
 )
@@ -75,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.answers = Answers(storage.database)
     app.state.upstream = Upstream(app, settings, storage) if settings.upstream else None
     app.state.downloads = Downloads(storage)
-    app.state.background = [count_downloads, deliver_webhooks, sweep_uploads]
+    app.state.background = [count_downloads, deliver_webhooks, sweep_uploads, look_at_weights]
     add_problem_handlers(app)
     for name in ROUTERS:
         module = importlib.import_module(name)

@@ -7,18 +7,17 @@ to ride on; posts from other sites are refused all the same.
 from __future__ import annotations
 
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Form, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from adapterhub.server.accounts import device
 from adapterhub.server.accounts.tokens import viewer_of
-from adapterhub.server.accounts.viewer import forbidden
 from adapterhub.server.dependencies import SettingsOf, StorageOf, public_url
 from adapterhub.server.operations.rates import Buckets
 from adapterhub.server.operations.requests import client_address
-from adapterhub.server.web.routes import PAGE_POLICY, PageRoute, site_of
+from adapterhub.server.web.forms import FORM_HEADERS, same_site
+from adapterhub.server.web.routes import PageRoute, site_of
 from adapterhub.server.web.templating import render
 from adapterhub.spec.errors import AdapterNotFoundError, QuotaExceededError
 
@@ -31,13 +30,6 @@ _BEGINS_A_MINUTE = 20
 _TRIES_A_MINUTE = (
     10  # at eight letters of twenty, ten minutes of guessing find one of a thousand codes once in 256,000 times
 )
-_HEADERS = {
-    "Content-Security-Policy": PAGE_POLICY,
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "same-origin",  # with `no-referrer` browsers would send the form with the Origin `null`
-}
 Code = Annotated[str, Form(max_length=64)]
 
 
@@ -107,7 +99,7 @@ def answer(
     answer: Annotated[str, Form(max_length=16)] = "",
 ) -> Response:
     """Yes or no, with a token."""
-    _same_site(request)
+    same_site(request)
     _try(request)
     viewer = viewer_of(storage.database, f"Bearer {token.strip()}")
     done = device.decide(storage.database, viewer, user_code, yes=answer == "approve")
@@ -123,7 +115,7 @@ def install(app: FastAPI) -> None:
 def _page(request: Request, status: int = 200, **values: Any) -> Response:
     known = {"waiting": None, "decided": "", "problem": "", "typed": "", **values}
     body = render("device.html", site_of(request), **known)
-    return Response(body, status, _HEADERS, "text/html; charset=utf-8")
+    return Response(body, status, FORM_HEADERS, "text/html; charset=utf-8")
 
 
 def _try(request: Request) -> None:
@@ -139,18 +131,4 @@ def _count(request: Request, key: str, limit: int) -> None:
             f"That was tried more than {limit} times a minute.",
             hint=f"Wait {max(1, round(verdict.seconds))} seconds.",
             details={"limit": limit},
-        )
-
-
-def _same_site(request: Request) -> None:
-    """Raise AuthenticationError for a form that another site sent."""
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    if site is not None:  # every browser of these years says so, and no page can change it
-        foreign = site not in ("same-origin", "none")
-    else:
-        hosts = {urlsplit(public_url(request)).netloc, request.headers.get("host", "")}
-        foreign = origin is not None and urlsplit(origin).netloc not in hosts
-    if foreign:
-        raise forbidden(
-            "This form was sent by another site.", "Open the page of the hub itself, and type the code there."
         )

@@ -22,6 +22,7 @@ EVENTS = (
     "version.unyank",
     "version.delete",
     "version.quarantine",
+    "version.report",
     "adapter.default",
     "adapter.edit",
 )

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, delete, exists, func, literal, select
 
 from adapterhub.server.federation.tables import upstream_blobs
 from adapterhub.server.moderation.audit import check_chain
+from adapterhub.server.moderation.weights import check_missing
 from adapterhub.server.publishing.service import entry_for
 from adapterhub.server.storage import Storage
 from adapterhub.server.storage.changes import rebuild_all
@@ -85,6 +86,7 @@ def verify(
     if rebuild:
         with storage.database.write() as connection:
             report.rebuilt = rebuild_all(connection)
+        check_missing(storage)
         tell(f"computed anew: {', '.join(report.rebuilt)}")
     return report
 

@@ -114,6 +114,9 @@ def publish_version(
         PUBLISHES.labels(error.code).inc()
         raise
     PUBLISHES.labels("created" if done.created else "same").inc()
+    if done.created:
+        files = body["manifest"]["files"]
+        request.app.state.weights.add(file["digest"] for file in files if file["path"].endswith(".safetensors"))
     base = public_url(request)
     answer = done.to_json(base)
     return JSONResponse(answer, 201 if done.created else 200, headers={"Location": answer["url"]})

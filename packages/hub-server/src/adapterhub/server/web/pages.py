@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
 from adapterhub.server.catalogue import explore, service
+from adapterhub.server.moderation.weights import not_finite
 from adapterhub.server.search.question import SORTS, Question
 from adapterhub.server.search.service import search
 from adapterhub.server.web.markdown import render_markdown
@@ -117,6 +118,7 @@ def adapter_page(
         detail=detail, kind_title=KIND_TITLES[summary.kind], task_name=task_name, subtask_name=subtask_name,
         snippets=snippets(detail, site.url), card=render_markdown(detail.card) if detail.card.strip() else "",
         newer=default if default != detail.version.version else "",
+        not_finite=not_finite(connection, [file.digest for file in detail.files if file.digest]),
     )  # fmt: skip
 
 
