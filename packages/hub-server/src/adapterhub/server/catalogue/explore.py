@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Row, bindparam, func, select
 
@@ -12,8 +13,10 @@ from adapterhub.server.accounts.viewer import ANONYMOUS
 from adapterhub.server.catalogue.names import titled
 from adapterhub.server.catalogue.tables import explore_cells, explore_pairs, listing_rows, listings, vocabulary
 from adapterhub.server.catalogue.views import AdapterPage, Choice, Facet, SubtaskView, TaskView
-from adapterhub.server.search.question import read_cursor, write_cursor
-from adapterhub.server.search.service import summary_of
+from adapterhub.server.search.candidates import fitting_ranks
+from adapterhub.server.search.question import Match, read_cursor, write_cursor
+from adapterhub.server.search.service import rows_of, summary_of
+from adapterhub.server.search.words import facet_word
 from adapterhub.spec.errors import AdapterNotFoundError
 from adapterhub.spec.reference import fold
 
@@ -31,6 +34,8 @@ CELL_FILTERS: dict[str, tuple[str, str]] = {
 
 
 _CHOICES = 100
+#: so many base models may be named in one question to the search
+_FEW_VALUES = 60
 
 
 def explore_kind(
@@ -111,90 +116,124 @@ def explore_adapters(
         raise _nothing_under(kind, f"{task}/{subtask}")
     wanted = {name: value for name, value in filters.items() if value and name in CELL_FILTERS}
     place = {"kind": kind, "task_key": fold(task), "subtask_key": key}
-    cells = _cells(connection, place)
-    facets, total = _cell_facets(cells, wanted)
+    models, variants = _groups(connection, place, wanted)
+    facets, total = _cell_facets(models, variants, wanted)
     position = read_cursor(cursor, "explore", (int,))
-    rows = connection.execute(
-        listing_rows.where(
-            *(listings.c[name] == value for name, value in place.items()),
-            *(func.coalesce(listings.c[CELL_FILTERS[name][0]], "") == value for name, value in wanted.items()),
-            ANONYMOUS.sees(listings),
-            listings.c.rank > (position[0] if position else 0),
-        )
-        .order_by(listings.c.rank)
-        .limit(limit + 1)
-    ).all()
+    behind = position[0] if position else 0
+    if not total:
+        rows: Sequence[Row[Any]] = ()
+    elif wanted:
+        rows = _filtered_rows(connection, place, models, variants, wanted, behind, limit + 1)
+    else:
+        rows = connection.execute(_PLACE_ROWS, {**place, "behind": behind, "limit": limit + 1}).all()
     items = rows[:limit]
     following = write_cursor("explore", [items[-1].rank]) if len(rows) > limit else None
     return task_view, subtask_view, AdapterPage(tuple(map(summary_of, items)), following, total, True, facets)
 
 
-def _cells(connection: Connection, place: Mapping[str, str]) -> list[tuple[str, str, str, int]]:
-    """The cells of one pair as plain tuples: base model, its family, variant (the other filters, joined), adapters."""
-    result = connection.execute(_PLACE_CELLS, place)
+#: filters by what describes the base model, and by what describes the adapter: the columns of two groupings of the cells
+_OF_MODEL = ("model", "family")
+_OF_VARIANT = ("method", "using", "reduction_factor", "non_linearity")
+#: values of such filters, and how many adapters have them
+_Group: TypeAlias = tuple[tuple[str, ...], int]
+
+
+def _groups(
+    connection: Connection, place: Mapping[str, str], wanted: Mapping[str, str]
+) -> tuple[list[_Group], list[_Group]]:
+    """The base models among the adapters of a pair that meet the filters on variants, and the variants among those that
+    meet the filters on models. What a filter's own choices would leave can be told from these."""
+    of_model = tuple(name for name in _OF_MODEL if name in wanted)
+    of_variant = tuple(name for name in _OF_VARIANT if name in wanted)
+    parameters = {**place, **{f"wanted_{name}": value for name, value in wanted.items()}}
+    return (
+        _grouped(connection, _OF_MODEL, of_variant, parameters),
+        _grouped(connection, _OF_VARIANT, of_model, parameters),
+    )
+
+
+def _grouped(
+    connection: Connection, names: tuple[str, ...], conditions: tuple[str, ...], parameters: Mapping[str, str]
+) -> list[_Group]:
+    result = connection.execute(_grouping(names, conditions), parameters)
     try:
         assert result.cursor is not None
-        return list(result.cursor.fetchall())
+        return [(tuple(row[:-1]), int(row[-1])) for row in result.cursor.fetchall()]
     finally:
         result.close()
 
 
-_OF_MODEL, _OF_VARIANT = ("model", "family"), ("method", "using", "reduction_factor", "non_linearity")
+@lru_cache(maxsize=128)
+def _grouping(names: tuple[str, ...], conditions: tuple[str, ...]) -> Any:
+    columns = [explore_cells.c[CELL_FILTERS[name][0]] for name in names]
+    return (
+        select(*columns, func.sum(explore_cells.c.adapters))
+        .where(
+            *(explore_cells.c[name] == bindparam(name) for name in ("kind", "task_key", "subtask_key")),
+            *(explore_cells.c[CELL_FILTERS[name][0]] == bindparam(f"wanted_{name}") for name in conditions),
+        )
+        .group_by(*columns)
+    )
 
 
-_JOINT = "\x1f"
+_PLACE_ROWS = (
+    listing_rows.where(
+        *(listings.c[name] == bindparam(name) for name in ("kind", "task_key", "subtask_key")),
+        ANONYMOUS.sees(listings),
+        listings.c.rank > bindparam("behind"),
+    )
+    .order_by(listings.c.rank)
+    .limit(bindparam("limit"))
+)
 
 
-_PLACE_CELLS = select(
-    explore_cells.c.model_name,
-    explore_cells.c.family,
-    explore_cells.c.method
-    + _JOINT
-    + explore_cells.c.using
-    + _JOINT
-    + explore_cells.c.reduction_factor
-    + _JOINT
-    + explore_cells.c.non_linearity,
-    explore_cells.c.adapters,
-).where(*(explore_cells.c[name] == bindparam(name) for name in ("kind", "task_key", "subtask_key")))
+def _filtered_rows(
+    connection: Connection,
+    place: Mapping[str, str],
+    models: Sequence[_Group],
+    variants: Sequence[_Group],
+    wanted: Mapping[str, str],
+    behind: int,
+    limit: int,
+) -> Sequence[Row[Any]]:
+    """The most popular adapters of a pair that meet the filters: found by the search's index, however rare they are.
+
+    What the search does not know (hyper-parameters) is turned into the base models and variants that come with it.
+    """
+    named = {"kind": place["kind"], "task": place["task_key"], "subtask": place["subtask_key"]}
+    unknown = {name: wanted[name] for name in ("reduction_factor", "non_linearity") if name in wanted}
+    named |= {name: value for name, value in wanted.items() if name not in unknown}
+    matches = [Match((facet_word(name, value),)) for name, value in named.items()]
+    if unknown:
+        fitting = {
+            "model": {values[0] for values, _ in models if not _against(_OF_MODEL, values, wanted)},
+            "using": {values[1] for values, _ in variants if not _against(_OF_VARIANT, values, wanted)},
+        }
+        matches += [
+            Match(tuple(facet_word(name, value) for value in sorted(values)))
+            for name, values in fitting.items()
+            if name not in wanted and "" not in values and 0 < len(values) <= _FEW_VALUES
+        ]
+    return rows_of(connection, fitting_ranks(connection, matches, ANONYMOUS, unknown, start=behind, limit=limit))
 
 
 def _cell_facets(
-    cells: Sequence[tuple[str, str, str, int]], wanted: Mapping[str, str]
+    models: Sequence[_Group], variants: Sequence[_Group], wanted: Mapping[str, str]
 ) -> tuple[tuple[Facet, ...], int]:
-    """The facets over the cells of one pair and how many adapters all filters together leave.
-
-    A full pair has thousands of cells but few models and few variants, so what is known of those is worked out once each.
-    """
+    """The facets of one pair, each under the other filters, and how many adapters all filters together leave."""
     counts: dict[str, dict[str, int]] = {name: {} for name in CELL_FILTERS}
-    models: dict[tuple[str, str], int] = {}
-    variants: dict[str, int] = {}
-    model_verdicts: dict[tuple[str, str], list[str]] = {}
-    variant_verdicts: dict[str, list[str]] = {}
-    for model, family, variant, here in cells:
-        both = (model, family)
-        against = model_verdicts.get(both)
-        if against is None:
-            against = model_verdicts[both] = _against(_OF_MODEL, both, wanted)
-        also = variant_verdicts.get(variant)
-        if also is None:
-            also = variant_verdicts[variant] = _against(_OF_VARIANT, variant.split(_JOINT), wanted)
-        if not against and not also:
-            models[both] = models.get(both, 0) + here
-            variants[variant] = variants.get(variant, 0) + here
-        elif len(against) + len(also) == 1:  # only its own filter speaks against it: the choice is open
-            name = (against or also)[0]
-            value = both[_OF_MODEL.index(name)] if against else variant.split(_JOINT)[_OF_VARIANT.index(name)]
-            counts[name][value] = counts[name].get(value, 0) + here
-    for names, found in (
-        (_OF_MODEL, models.items()),
-        (_OF_VARIANT, ((v.split(_JOINT), n) for v, n in variants.items())),
-    ):
-        for values, here in found:
+    total = 0
+    for names, groups in ((_OF_MODEL, models), (_OF_VARIANT, variants)):
+        wanted_here = any(name in wanted for name in names)
+        for values, here in groups:
+            against = _against(names, values, wanted) if wanted_here else []
+            if names is _OF_MODEL and not against:
+                total += here
             for name, value in zip(names, values, strict=True):
-                counts[name][value] = counts[name].get(value, 0) + here
+                if not against or against == [name]:  # its own filter leaves the choice open
+                    counts[name][value] = counts[name].get(value, 0) + here
     facets = (_cell_facet(name, counts[name], wanted.get(name)) for name in CELL_FILTERS)
-    return tuple(facet for facet in facets if facet is not None), sum(models.values())
+    return tuple(facet for facet in facets if facet is not None), total
 
 
 def _against(names: Sequence[str], values: Sequence[str], wanted: Mapping[str, str]) -> list[str]:

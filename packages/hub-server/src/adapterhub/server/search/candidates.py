@@ -6,16 +6,25 @@ the positions in such a tuple.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, bindparam, func, select, text
 
 from adapterhub.server.accounts.viewer import Viewer
 from adapterhub.server.catalogue.tables import facet_counts, listings
 from adapterhub.server.search.question import Match, fts5_expression, tsquery_expression
 
-__all__ = ["COUNT_LIMIT", "Candidate", "candidates", "count_all", "count_matches", "has_matches", "ranks"]
+__all__ = [
+    "COUNT_LIMIT",
+    "Candidate",
+    "candidates",
+    "count_all",
+    "count_matches",
+    "fitting_ranks",
+    "has_matches",
+    "sorted_ranks",
+]
 
 Candidate: TypeAlias = tuple[Any, ...]
 
@@ -40,6 +49,12 @@ _POSTGRESQL = (
 _POSTGRESQL_RANKS = "SELECT rank FROM listings WHERE tsv @@ CAST(%s AS tsquery) AND rank > %s ORDER BY rank LIMIT %s"
 
 
+_COUNTER = select(facet_counts.c.adapters).where(
+    facet_counts.c.field == bindparam("field"), facet_counts.c.value == bindparam("value")
+)
+_PUBLIC = select(func.coalesce(func.sum(facet_counts.c.adapters), 0)).where(facet_counts.c.field == "kind")
+
+
 def candidates(
     connection: Connection, matches: Sequence[Match], viewer: Viewer, *, start: int = 0, limit: int
 ) -> list[Candidate]:
@@ -47,24 +62,66 @@ def candidates(
     return _fetch(connection, _SQLITE, _POSTGRESQL, matches, viewer, start, limit)
 
 
-def ranks(connection: Connection, matches: Sequence[Match], viewer: Viewer, *, limit: int) -> list[int]:
-    """The ranks of the first `limit` matches alone."""
-    return [row[0] for row in _fetch(connection, _SQLITE_RANKS, _POSTGRESQL_RANKS, matches, viewer, 0, limit)]
-
-
 def has_matches(connection: Connection, matches: Sequence[Match], viewer: Viewer) -> bool:
     """Whether anything matches."""
-    return bool(matches) and bool(ranks(connection, matches, viewer, limit=1))
+    return bool(matches) and bool(_fetch(connection, _SQLITE_RANKS, _POSTGRESQL_RANKS, matches, viewer, 0, 1))
+
+
+def sorted_ranks(
+    connection: Connection,
+    matches: Sequence[Match],
+    viewer: Viewer,
+    by: str,
+    descending: bool,
+    position: Sequence[Any] | None,
+    limit: int,
+) -> list[int]:
+    """The ranks of the first `limit` matches in the order of a column of `listings`, behind `position` (its value, rank)."""
+    sqlite = connection.dialect.name == "sqlite"
+    expression = fts5_expression(matches, viewer) if sqlite else tsquery_expression(matches, viewer)
+    mark = "?" if sqlite else "%s"
+    direction = "DESC" if descending else "ASC"
+    behind = f"AND (l.{by}, l.rank) {'<' if descending else '>'} ({mark}, {mark})" if position else ""
+    if sqlite:
+        light = "INDEXED BY ix_listings_light" if by in _COLUMNS else ""
+        source = f"listings_text t CROSS JOIN listings l {light} ON l.rank = t.rowid WHERE t.listings_text MATCH ?"
+    else:
+        source = "listings l WHERE l.tsv @@ CAST(%s AS tsquery)"
+    statement = f"SELECT l.rank FROM {source} {behind} ORDER BY l.{by} {direction}, l.rank {direction} LIMIT {mark}"
+    return [row[0] for row in connection.exec_driver_sql(statement, (expression, *(position or ()), limit))]
+
+
+def fitting_ranks(
+    connection: Connection,
+    matches: Sequence[Match],
+    viewer: Viewer,
+    values: Mapping[str, str],
+    *,
+    start: int = 0,
+    limit: int,
+) -> list[int]:
+    """The ranks of the first `limit` matches behind rank `start` whose columns have these values, most popular first."""
+    if connection.dialect.name == "sqlite":
+        expression, mark = fts5_expression(matches, viewer), "?"
+        found, rank = (
+            "listings_text t CROSS JOIN listings l ON l.rank = t.rowid WHERE t.listings_text MATCH ?",
+            "t.rowid",
+        )
+    else:
+        expression, mark = tsquery_expression(matches, viewer), "%s"
+        found, rank = "listings l WHERE l.tsv @@ CAST(%s AS tsquery)", "l.rank"
+    quote = connection.dialect.identifier_preparer.quote
+    fitting = "".join(f" AND l.{quote(name)} = {mark}" for name in values)
+    statement = f"SELECT l.rank FROM {found} AND {rank} > {mark}{fitting} ORDER BY {rank} LIMIT {mark}"
+    return [row[0] for row in connection.exec_driver_sql(statement, (expression, start, *values.values(), limit))]
 
 
 def count_matches(connection: Connection, matches: Sequence[Match], viewer: Viewer) -> tuple[int, bool]:
     """How many adapters match, and whether that is all: counted up to `COUNT_LIMIT`, or known from a counter."""
+    limit = COUNT_LIMIT
     if len(matches) == 1 and matches[0].counter and viewer.token_id is None:
-        field, value = matches[0].counter
-        known = connection.execute(
-            select(facet_counts.c.adapters).where(facet_counts.c.field == field, facet_counts.c.value == value)
-        ).scalar_one_or_none()
-        return int(known or 0), True
+        known = connection.execute(_COUNTER, dict(zip(("field", "value"), matches[0].counter, strict=True)))
+        return int(known.scalar_one_or_none() or 0), True
     if connection.dialect.name == "sqlite":
         inner = "SELECT 1 FROM listings_text WHERE listings_text MATCH :match LIMIT :limit"
         expression = fts5_expression(matches, viewer)
@@ -72,14 +129,13 @@ def count_matches(connection: Connection, matches: Sequence[Match], viewer: View
         inner = "SELECT 1 FROM listings WHERE tsv @@ CAST(:match AS tsquery) LIMIT :limit"
         expression = tsquery_expression(matches, viewer)
     statement = text(f"SELECT count(*) FROM ({inner}) AS found")
-    total = int(connection.execute(statement, {"match": expression, "limit": COUNT_LIMIT + 1}).scalar_one())
-    return (total, True) if total <= COUNT_LIMIT else (COUNT_LIMIT, False)
+    total = int(connection.execute(statement, {"match": expression, "limit": limit + 1}).scalar_one())
+    return (total, True) if total <= limit else (limit, False)
 
 
 def count_all(connection: Connection, viewer: Viewer) -> int:
     """How many adapters the viewer may see."""
-    public = select(func.coalesce(func.sum(facet_counts.c.adapters), 0)).where(facet_counts.c.field == "kind")
-    total = int(connection.execute(public).scalar_one())
+    total = int(connection.execute(_PUBLIC).scalar_one())
     if viewer.token_id is not None and viewer.scopes:
         own = select(func.count()).select_from(listings).where(listings.c.private, viewer.sees(listings))
         total += int(connection.execute(own).scalar_one())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from operator import itemgetter
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from adapterhub.server.catalogue.tables import facet_counts
 from adapterhub.server.catalogue.views import Choice, Facet
@@ -49,11 +49,20 @@ _PLACE = {
 }  # fmt: skip
 
 
+_MOST = (
+    select(facet_counts.c.value, facet_counts.c.adapters)
+    .where(facet_counts.c.field == bindparam("field"))
+    .order_by(facet_counts.c.adapters.desc())
+    .limit(CHOICES + 1)
+)
+
+
 def facets_of(rows: Sequence[Candidate], question: Question, *, exact: bool) -> tuple[Facet, ...]:
     """Counts over `rows`; `exact` says whether they are all there is."""
     found = []
+    columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * 13
     for name in FILTERS:
-        counts: Counter[str] = Counter(map(itemgetter(_PLACE[name]), rows))
+        counts: Counter[str] = Counter(columns[_PLACE[name]])
         if name == "language":
             counts = _single_tags(counts)
         counts.pop("", None)
@@ -68,12 +77,7 @@ def global_facets(connection: Connection) -> tuple[Facet, ...]:
     """Counts over everything public."""
     found = []
     for name in FILTERS:
-        rows = connection.execute(
-            select(facet_counts.c.value, facet_counts.c.adapters)
-            .where(facet_counts.c.field == name)
-            .order_by(facet_counts.c.adapters.desc())
-            .limit(CHOICES + 1)
-        ).all()
+        rows = connection.execute(_MOST, {"field": name}).all()
         facet = _facet(name, [(row.value, row.adapters) for row in rows[:CHOICES]], "", True, len(rows) - CHOICES)
         if facet is not None:
             found.append(facet)

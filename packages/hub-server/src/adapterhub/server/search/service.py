@@ -14,8 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
-    BigInteger,
     ColumnElement,
     Connection,
     and_,
@@ -23,7 +21,7 @@ from sqlalchemy import (
     func,
     literal,
     or_,
-    text,
+    select,
     true,
     tuple_,
 )
@@ -39,21 +37,23 @@ from adapterhub.server.search.candidates import (
     count_all,
     count_matches,
     has_matches,
-    ranks,
+    sorted_ranks,
 )
 from adapterhub.server.search.facets import facets_of, global_facets
 from adapterhub.server.search.question import Match, Question, read_cursor, write_cursor
 from adapterhub.server.search.ranking import by_relevance, named_as_asked
 from adapterhub.server.search.suggestions import suggest
 
-__all__ = ["FEW", "SAMPLE", "WINDOW", "search", "summaries", "summary_of"]
+__all__ = ["FEW", "SAMPLE", "WINDOW", "rows_of", "search", "summaries", "summary_of"]
 
 #: Candidates ranked together.
 WINDOW = 300
 #: Candidates whose facets are counted; where there are more matches, the counts are lower bounds.
-SAMPLE = 600
-#: Up to so many matches are fetched and sorted; with more, walking along the order meets the wanted ones sooner.
-FEW = 4000
+SAMPLE = 400
+#: Up to so many matches are sorted; with more, walking along the order mostly meets the wanted ones sooner.
+FEW = 2000
+#: So many listings are walked along before all matches are sorted after all.
+WALK = 2000
 
 
 def search(
@@ -134,22 +134,20 @@ def _ordered(connection: Connection, question: Question, matches: Sequence[Match
     """Matches newest first or by name."""
     newest = question.order == "newest"
     by = listings.c.updated_at if newest else listings.c.name_key
-    key = (by.desc(), listings.c.rank.desc()) if newest else (by, listings.c.rank)
-    after = _after(by, read_cursor(question.cursor, question.order, (str, int)), newest)
+    position = read_cursor(question.cursor, question.order, (str, int))
     limit = question.limit + 1
-    ordered = listing_rows.where(after).order_by(*key).limit(limit)
     if not matches:
         total, exact = count_all(connection, viewer), True
-        found = list(connection.execute(ordered.where(viewer.sees(listings))))
+        rows = listing_rows.where(_after(by, position, newest), viewer.sees(listings))
+        found = list(connection.execute(rows.order_by(*_key(listings, by, newest)).limit(limit)))
     else:
-        few = ranks(connection, matches, viewer, limit=FEW + 1)
-        if len(few) <= FEW:
-            total, exact = len(few), True
-            found = list(connection.execute(ordered.where(_among(few, connection.dialect.name)))) if few else []
-        else:
-            total, exact = count_matches(connection, matches, viewer)
-            conditions = [_in_words(match, connection.dialect.name) for match in matches]
-            found = list(connection.execute(ordered.where(viewer.sees(listings), *conditions)))
+        total, exact = count_matches(connection, matches, viewer)
+        chosen: list[int] = []
+        if connection.dialect.name == "sqlite" and (not exact or total > FEW):
+            chosen = _walked(connection, matches, viewer, by, position, newest, limit)
+        if len(chosen) < limit:
+            chosen = sorted_ranks(connection, matches, viewer, by.name, newest, position, limit)
+        found = rows_of(connection, chosen)
     items = found[: question.limit]
     following = None
     if len(found) > question.limit:
@@ -157,21 +155,39 @@ def _ordered(connection: Connection, question: Question, matches: Sequence[Match
     return AdapterPage(tuple(map(summary_of, items)), following, total, exact)
 
 
-def _among(chosen: Sequence[int], dialect: str) -> ColumnElement[bool]:
-    """The condition that a listing is one of these, with one parameter for all of them."""
-    if dialect == "sqlite":
-        values = text("SELECT value FROM json_each(:chosen)").bindparams(chosen=json.dumps(list(chosen)))
-        return listings.c.rank.in_(values)
-    return listings.c.rank == func.any(bindparam("chosen", list(chosen), ARRAY(BigInteger)))
+def _walked(
+    connection: Connection,
+    matches: Sequence[Match],
+    viewer: Viewer,
+    by: Any,
+    position: list[Any] | None,
+    newest: bool,
+    limit: int,
+) -> list[int]:
+    """The ranks of the matches among the next `WALK` listings in order; where matches are many, these are enough."""
+    near = (
+        select(listings.c.rank, listings.c.words)
+        .where(_after(by, position, newest), viewer.sees(listings))
+        .order_by(*_key(listings, by, newest))
+        .limit(WALK)
+        .subquery()
+    )
+    fitting = [_in_words(match, near.c.words) for match in matches]
+    # no second ORDER BY: SQLite hands the rows on as they come, and stops when there are enough
+    return list(connection.execute(select(near.c.rank).where(*fitting).limit(limit)).scalars())
 
 
-def _in_words(match: Match, dialect: str) -> ColumnElement[bool]:
+def _key(table: Any, by: Any, newest: bool) -> tuple[Any, Any]:
+    """Newest first or by name; the rank tells equals apart."""
+    return (by.desc(), table.c.rank.desc()) if newest else (by, table.c.rank)
+
+
+def _in_words(match: Match, words: Any) -> ColumnElement[bool]:
     """The condition that a listing's words hold `match`, without the full-text index."""
-    position = func.instr if dialect == "sqlite" else func.strpos
-    words = literal(" ") + listings.c.words + " "
-    options = [position(words, f" {word} ") > 0 for word in match.words]
+    apart = literal(" ") + words + " "
+    options = [func.instr(apart, f" {word} ") > 0 for word in match.words]
     if match.prefix:
-        options.append(position(words, f" {match.prefix}") > 0)
+        options.append(func.instr(apart, f" {match.prefix}") > 0)
     return and_(or_(*options))
 
 
@@ -191,8 +207,16 @@ def summaries(connection: Connection, chosen: Sequence[int]) -> tuple[AdapterSum
     """The listings of these ranks, in this order."""
     if not chosen:
         return ()
-    rows = {row.rank: row for row in connection.execute(listing_rows.where(listings.c.rank.in_(chosen)))}
-    return tuple(summary_of(rows[rank]) for rank in chosen if rank in rows)
+    return tuple(map(summary_of, rows_of(connection, chosen)))
+
+
+def rows_of(connection: Connection, chosen: Sequence[int]) -> list[Any]:
+    """The rows of `listing_rows` of these ranks, in this order."""
+    rows = {row.rank: row for row in connection.execute(_ROWS, {"ranks": list(chosen)})} if chosen else {}
+    return [rows[rank] for rank in chosen if rank in rows]
+
+
+_ROWS = listing_rows.where(listings.c.rank.in_(bindparam("ranks", expanding=True)))
 
 
 def summary_of(row: Any) -> AdapterSummary:
