@@ -29,7 +29,7 @@ def bulk_insert(connection: Connection, table: Table, rows: Iterable[Mapping[str
         if len(batch) < _FEW:
             connection.execute(insert(table), batch)
             continue
-        names = list(batch[0])
+        names = [column.key for column in table.columns if column.key in batch[0]]  # the order of the statement
         values = [tuple(map(row.__getitem__, names)) for row in batch]
         if connection.dialect.name == "sqlite":
             statement = insert(table).compile(dialect=connection.dialect, column_keys=names)
