@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from adapterhub.server.accounts.viewer import Viewer
+from adapterhub.server.catalogue.tables import vocabulary
 from adapterhub.server.storage.database import inserted_id
 from adapterhub.server.storage.tables import adapters, now, organisations
 from adapterhub.spec.errors import AdapterNotFoundError, InvalidConfigError, VersionExistsError
@@ -58,6 +59,8 @@ RESERVED = frozenset(
 )
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+-]{0,62}[A-Za-z0-9+])?")
 _LOOKALIKE = str.maketrans({"0": "o", "1": "l", "i": "l", "5": "s", "-": None, "+": None})
+_SHORT = 5
+_WELL_KNOWN = 1000
 _EDITABLE = (
     "display_name",
     "description",
@@ -90,18 +93,57 @@ def create_organisation(
     if row is not None:
         state = "was in use; names are never given out twice" if row.retired_at else f"is taken by {row.name}"
         raise VersionExistsError(f"The organisation name {name!r} {state}.", hint="Choose another one.")
-    shape = key.translate(_LOOKALIKE)
-    for other in connection.execute(select(organisations.c.name, organisations.c.key)):
-        if other.key.translate(_LOOKALIKE) == shape and not allow_reserved:
-            raise InvalidConfigError(
-                f"The name {name!r} is too easily taken for {other.name!r}.", hint="Choose another one."
-            )
+    if not allow_reserved:
+        _refuse_confusing(connection, name, key)
     result = connection.execute(
         insert(organisations).values(
             name=name, key=key, display_name=display_name or name, private=private, created_at=now()
         )
     )
     return inserted_id(result)
+
+
+def _refuse_confusing(connection: Connection, name: str, key: str) -> None:
+    """Raise InvalidConfigError for a name that reads like another one's, like a task, or like a typing error of a known one."""
+    shape = _shape(key)
+    for other in connection.execute(select(organisations.c.name, organisations.c.key)):
+        if _shape(other.key) == shape:
+            raise InvalidConfigError(
+                f"The name {name!r} is too easily taken for {other.name!r}.", hint="Choose another one."
+            )
+    if connection.execute(select(vocabulary.c.task).where(vocabulary.c.task_key == key).limit(1)).first() is not None:
+        raise InvalidConfigError(f"{name!r} is the name of a task.", hint="Choose another one.")
+    if len(key) < _SHORT:
+        return  # among short names nearly everything is one letter apart
+    known = (
+        select(organisations.c.name, organisations.c.key, func.sum(adapters.c.downloads).label("downloads"))
+        .join(adapters, adapters.c.organisation_id == organisations.c.id)
+        .where(adapters.c.listed)
+        .group_by(organisations.c.id, organisations.c.name, organisations.c.key)
+        .order_by(func.sum(adapters.c.downloads).desc())
+        .limit(_WELL_KNOWN)
+    )
+    for other in connection.execute(known):
+        if _one_slip_apart(key, other.key):
+            raise InvalidConfigError(
+                f"The name {name!r} is one slip of a finger from {other.name!r}.",
+                hint="Choose another one; an operator can allow it with adapterhub-server org create.",
+            )
+
+
+def _shape(key: str) -> str:
+    """What is left of a name for a hasty eye."""
+    return key.translate(_LOOKALIKE).replace("rn", "m").replace("vv", "w")
+
+
+def _one_slip_apart(one: str, other: str) -> bool:
+    """Whether one letter was added, left out, replaced, or swapped with its neighbour (Damerau 1964)."""
+    if abs(len(one) - len(other)) > 1 or one == other:
+        return False
+    start = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    one, other = one[start:], other[start:]
+    swapped = one[:2] == other[:2][::-1] and one[2:] == other[2:]
+    return swapped or one[1:] == other or one == other[1:] or one[1:] == other[1:]
 
 
 def find_organisation(connection: Connection, name: str, viewer: Viewer | None = None) -> Row[Any]:
