@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hub import Hub
-from sqlalchemy import select
+from sqlalchemy import inspect, select
 
-from adapterhub.server.storage.bulk import bulk_insert
-from adapterhub.server.storage.tables import pair_words
+from adapterhub.server.storage.bulk import bulk_insert, indexes_afterwards
+from adapterhub.server.storage.tables import pair_words, pairs
 
 
 def test_many_rows_arrive_as_they_were_given(hub: Hub) -> None:
@@ -28,6 +29,8 @@ def test_many_rows_arrive_as_they_were_given(hub: Hub) -> None:
     assert sorted((dict(row) for row in found), key=repr) == sorted(
         ({column.key: row[column.key] for column in pair_words.columns} for row in rows), key=repr
     )
+
+
 """Many rows at once arrive as one by one."""
 
 from __future__ import annotations
@@ -67,4 +70,23 @@ def test_indexes_are_there_again_afterwards(hub: Hub) -> None:
     with pytest.raises(RuntimeError), hub.storage.database.write() as connection:
         with indexes_afterwards(connection, pairs):
             raise RuntimeError("half way")
+    assert names() == before
+
+
+def test_indexes_are_there_again_afterwards_and_after_a_failure(hub: Hub) -> None:
+    def names() -> set[str]:
+        with hub.storage.database.read() as connection:
+            return {str(index["name"]) for index in inspect(connection).get_indexes("pairs")}
+
+    before = names()
+    assert before
+    with hub.storage.database.write() as connection, indexes_afterwards(connection, pairs):
+        pass
+    assert names() == before
+    with (
+        pytest.raises(RuntimeError),
+        hub.storage.database.write() as connection,
+        indexes_afterwards(connection, pairs),
+    ):
+        raise RuntimeError("half way")
     assert names() == before

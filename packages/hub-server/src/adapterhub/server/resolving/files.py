@@ -7,7 +7,6 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, Integer, and_, false, func, not_, or_, select, true
@@ -46,6 +45,9 @@ _NAMESPACE = re.compile(r"ns/([^/]{1,2})/([^/]{1,64})/([^/]{1,128})\.jsonl")
 _BUCKET = re.compile(r"([kwa])/([0-9a-f]{4})\.jsonl|(m)/([0-9a-f]{4})\.json")
 _PAGE = re.compile(r"([kw])/([0-9a-f]{4})/([^/]{1,64})\.jsonl")
 _KEPT_HEADS = 256
+
+
+_SERIAL = select(hub.c.number).where(hub.c.key == "serial")
 
 
 class _Pair(NamedTuple):
@@ -148,13 +150,17 @@ def index_pages(
 
 
 def _bucket_file(connection: Connection, bucket: str, viewer: Viewer) -> bytes | None:
-    crowded = _crowded_in(connection, bucket)
-    if crowded and viewer is ANONYMOUS:
-        serial = int(connection.execute(select(hub.c.number).where(hub.c.key == "serial")).scalar_one())
-        return _heads.get(
-            (str(connection.engine.url), bucket), serial, lambda: _head(connection, bucket, viewer, crowded)
-        )
-    return _head(connection, bucket, viewer, crowded)
+    if viewer is not ANONYMOUS:
+        return _head(connection, bucket, viewer, _crowded_in(connection, bucket))
+    key = (str(connection.engine.url), bucket)
+    serial = int(connection.execute(_SERIAL).scalar_one())
+    kept, body = _heads.get(key, serial)
+    if not kept:
+        crowded = _crowded_in(connection, bucket)
+        body = _head(connection, bucket, viewer, crowded)
+        if crowded:  # the others are cheap, and many
+            _heads.put(key, serial, body)
+    return body
 
 
 def _head(connection: Connection, bucket: str, viewer: Viewer, crowded: dict[_Key, int]) -> bytes | None:
@@ -317,17 +323,18 @@ class _Heads:
         self._kept: OrderedDict[tuple[str, str], tuple[int, bytes | None]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[str, str], serial: int, make: Callable[[], bytes | None]) -> bytes | None:
+    def get(self, key: tuple[str, str], serial: int) -> tuple[bool, bytes | None]:
+        """Whether the file is kept as it is at this serial, and the file."""
         with self._lock:
             found = self._kept.get(key)
-        if found is not None and found[0] == serial:
-            return found[1]
-        body = make()
+        return (True, found[1]) if found is not None and found[0] == serial else (False, None)
+
+    def put(self, key: tuple[str, str], serial: int, body: bytes | None) -> None:
+        """Keep a file."""
         with self._lock:
             self._kept[key] = (serial, body)
             while len(self._kept) > _KEPT_HEADS:
                 self._kept.popitem(last=False)
-        return body
 
 
 _heads = _Heads()

@@ -129,7 +129,8 @@ async def index(
         with storage.database.read() as connection:
             return serial, index_file(connection, settings, path, viewer)
 
-    serial, body = await query(storage, work)
+    # a file of a crowded bucket may be long work: nobody waits behind it
+    serial, body = await (run_in_threadpool(work) if path[:1] in "ak" else query(storage, work))
     upstream: Upstream | None = request.app.state.upstream
     if upstream is not None:
         body = await upstream.index(path, body)
