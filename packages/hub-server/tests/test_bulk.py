@@ -31,48 +31,6 @@ def test_many_rows_arrive_as_they_were_given(hub: Hub) -> None:
     )
 
 
-"""Many rows at once arrive as one by one."""
-
-from __future__ import annotations
-
-import pytest
-from hub import Hub
-from sqlalchemy import inspect, select
-
-from adapterhub.server.storage.bulk import bulk_insert, indexes_afterwards
-from adapterhub.server.storage.tables import pairs
-
-
-@pytest.mark.parametrize("count", [3, 120])
-def test_members_go_into_their_columns_whatever_their_order(hub: Hub, count: int) -> None:
-    rows = [
-        {"live": number % 2 == 0, "type": "text_task", "subtask": f"s{number}", "task": "t", "model_bucket": "00ff",
-         "model_name": f"model {number}"}
-        for number in range(count)
-    ]  # fmt: skip
-    with hub.storage.database.write() as connection:
-        assert bulk_insert(connection, pairs, rows) == count
-    with hub.storage.database.read() as connection:
-        found = [dict(row) for row in connection.execute(select(pairs)).mappings()]
-    assert sorted(found, key=lambda row: str(row["model_name"])) == sorted(rows, key=lambda row: str(row["model_name"]))
-
-
-def test_indexes_are_there_again_afterwards(hub: Hub) -> None:
-    def names() -> set[str]:
-        with hub.storage.database.read() as connection:
-            return {str(index["name"]) for index in inspect(connection).get_indexes("pairs")}
-
-    before = names()
-    assert before
-    with hub.storage.database.write() as connection, indexes_afterwards(connection, pairs):
-        pass
-    assert names() == before
-    with pytest.raises(RuntimeError), hub.storage.database.write() as connection:
-        with indexes_afterwards(connection, pairs):
-            raise RuntimeError("half way")
-    assert names() == before
-
-
 def test_indexes_are_there_again_afterwards_and_after_a_failure(hub: Hub) -> None:
     def names() -> set[str]:
         with hub.storage.database.read() as connection:
