@@ -16,14 +16,15 @@ import hub as hub_module
 import pytest
 from adapter_folder import write_folder
 from hub import Hub, digest_of, manifest_of, publish, upload
-from sqlalchemy import event
+from sqlalchemy import event, update
 
-from adapterhub.server.accounts.organisations import _one_slip_apart
+from adapterhub.server.accounts.organisations import _one_slip_apart, create_organisation
 from adapterhub.server.moderation import webhooks
 from adapterhub.server.operations import requests as logged
 from adapterhub.server.outbound import check_address, get_json, pinned
 from adapterhub.server.settings import Settings
-from adapterhub.spec.errors import InvalidConfigError
+from adapterhub.server.storage.tables import now, organisations
+from adapterhub.spec.errors import InvalidConfigError, VersionExistsError
 
 # --- 6, 7, 9: names ------------------------------------------------------------------------------------------------------
 
@@ -93,6 +94,17 @@ def test_names_like_those_of_known_publishers_and_tasks_are_refused(hub: Hub, tm
         answer = operator.post("/v1/organisations", json={"name": name})
         assert answer.status_code in (409, 422), name
     assert operator.post("/v1/organisations", json={"name": "ukp-frankfurt"}).status_code == 201
+
+
+def test_a_retired_organisation_is_never_given_out_again(hub: Hub, tmp_path: Path) -> None:
+    publish(hub.member("gone"), write_folder(tmp_path / "a"), "a/b@gone", name="mine").raise_for_status()
+    with hub.storage.database.write() as connection:
+        connection.execute(update(organisations).where(organisations.c.key == "gone").values(retired_at=now()))
+    for name in ("gone", "GONE"):
+        answer = hub.operator().post("/v1/organisations", json={"name": name})
+        assert (answer.status_code, "never" in answer.json()["detail"]) == (409, True)
+    with pytest.raises(VersionExistsError), hub.storage.database.write() as connection:
+        create_organisation(connection, "gone", allow_reserved=True)  # not at the command line either
 
 
 # --- 10: requests the hub makes ------------------------------------------------------------------------------------------
