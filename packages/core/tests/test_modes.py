@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 from typing import Any
 
 import pytest
 import torch
 import torch._dynamo.testing
+import torch._dynamo.utils
 from packages.core.tests.tiny import close, ids, loss_of, run, shake, tiny, with_adapters
 
 import adapterhub.core as ah
@@ -117,6 +120,40 @@ def test_compiled_once_for_adapters_of_one_shape(name: str) -> None:
         same(setup)
     with ah.AdapterSetup("c"):
         assert close(compiled(**ids()).last_hidden_state, run(model), 1e-4)
+    torch._dynamo.reset()
+
+
+def compiler() -> str | None:
+    return next(
+        (path for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name and (path := shutil.which(name))),
+        None,
+    )
+
+
+@pytest.mark.skipif(compiler() is None, reason="inductor needs a C++ compiler, and there is none on the path")
+def test_compiled_by_inductor() -> None:
+    """Not only traced: run by torch's own backend. One graph a kind of setup, none for others of the same shapes."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = with_adapters(tiny(num_hidden_layers=1), a="pfeiffer", b="pfeiffer", c="pfeiffer")
+    model.add_adapter_fusion(["a", "b"])
+    shake(model)
+    compiled = torch.compile(model, fullgraph=True)
+
+    def graphs(setup: Any) -> int:
+        model.active_adapters = setup
+        with torch.no_grad():
+            assert close(compiled(**ids()).last_hidden_state, run(model), 1e-4)
+        return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+    first = graphs("a")
+    assert [graphs("b"), graphs("c")] == [first, first]
+    assert graphs(ah.Fuse("a", "b")) == first + 1
+    with ah.AdapterSetup(adapter_names=["a", None, "b"]), torch.no_grad():
+        rows = compiled(**ids()).last_hidden_state
+    assert close(rows, run(model, setup=None, adapter_names=["a", None, "b"]), 1e-4)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="with AdapterSetup"):
+        compiled(**ids(), adapter_names=["a", None, "b"])
     torch._dynamo.reset()
 
 

@@ -387,6 +387,11 @@ class AdapterModelMixin(HeadMethods):
         ):  # also what compiled code guards on
             return super().__call__(*args, **kwargs)  # type: ignore[misc]
         if adapter_names is not None:
+            if torch.compiler.is_compiling():
+                torch._dynamo.graph_break(
+                    msg="adapter_names= is planned outside of compiled code. Call the compiled model inside "
+                    "`with AdapterSetup(adapter_names=[...])`, or compile it without fullgraph=True."
+                )
             previous = swap_override(override := Override(Rows(adapter_names)))
             try:
                 override.plan_for(pool)
