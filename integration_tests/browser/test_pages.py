@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 CSS = "css selector"
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 8.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """What `condition` gives once it is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -50,7 +50,7 @@ class Hub:
 
     def client(self, token: str) -> httpx.Client:
         """A client that sends the token."""
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=120)
 
     def member(
         self, name: str = "demo", *, scopes: tuple[str, ...] = ("read", "publish", "yank"), **options: Any
@@ -73,9 +73,10 @@ def serve(settings: Settings) -> Iterator[Hub]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with httpx.Client(base_url=url, timeout=30) as http:
-        deadline = time.monotonic() + 20
-        while not server.started and time.monotonic() < deadline:
+    with httpx.Client(base_url=url, timeout=120) as http:
+        deadline = time.monotonic() + 120
+        while not server.started:
+            assert thread.is_alive() and time.monotonic() < deadline, "the hub did not start"
             time.sleep(0.005)
         try:
             yield Hub(settings, app, url, http)

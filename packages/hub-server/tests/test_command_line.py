@@ -25,7 +25,7 @@ COMMAND = [sys.executable, "-m", "adapterhub.server.cli"]
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("ADAPTERHUB_")}
-    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, env={**env, **environment}, timeout=60)
+    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, env={**env, **environment}, timeout=180)
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def served(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     lines: list[str] = []
     try:
         assert process.stderr is not None
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not (lines and "http://" in lines[0]):
             ready, _, _ = select.select([process.stderr], [], [], 1)
             if ready:
@@ -122,12 +122,14 @@ def test_a_stop_signal_lets_an_upload_finish_and_nothing_secret_is_logged(tmp_pa
     def send() -> None:
         headers = {"Authorization": f"Bearer {token}", "X-Api-Key": token}
         params = {"digest": digest_of(body), "note": token}
-        answers.append(httpx.post(f"{url[0]}/v1/uploads", params=params, content=slowly(), headers=headers, timeout=60))
+        answers.append(
+            httpx.post(f"{url[0]}/v1/uploads", params=params, content=slowly(), headers=headers, timeout=180)
+        )
 
     thread = threading.Thread(target=send)
     thread.start()
-    thread.join(30)
-    log = process.communicate(timeout=30)[1]
+    thread.join(180)
+    log = process.communicate(timeout=180)[1]
     assert answers[0].status_code == 201
     assert process.returncode == 0
     assert token[5:] not in log
@@ -138,7 +140,7 @@ def test_two_workers_share_everything(tmp_path: Path) -> None:
     data = str(tmp_path / "hub")
     run("org", "create", "demo", "--data", data)
     token = run("token", "create", "--org", "demo", "--data", data).stdout.strip()
-    with served("--data", data, "--workers", "2") as (_, url), httpx.Client(base_url=url, timeout=30) as client:
+    with served("--data", data, "--workers", "2") as (_, url), httpx.Client(base_url=url, timeout=120) as client:
         client.headers["Authorization"] = f"Bearer {token}"
         for version in range(5):
             folder = write_folder(tmp_path / str(version), seed=version)

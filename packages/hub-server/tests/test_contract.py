@@ -69,7 +69,7 @@ def test_no_request_breaks_the_hub(filled: tuple[Hub, str], tmp_path: Path) -> N
             headers = {**(case.headers or {}), "Authorization": f"Bearer {token}"}
             headers.pop("Content-Length", None)
             case.headers = headers
-            answer = case.call(base_url=hub.url, timeout=20)
+            answer = case.call(base_url=hub.url, timeout=120)
             assert answer.status_code < 500, (case.as_curl_command(), answer.text)
             if answer.status_code >= 400 and case.method != "HEAD" and answer.content:
                 kind = answer.headers.get("content-type", [""])

@@ -30,7 +30,7 @@ def test_publish_and_download_through_nginx_with_one_hub_down(settings: Settings
         nginx(tmp_path, [one.url, two.url, nobody]) as url,
     ):
         token = one.token(one.organisation("demo"))
-        with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30) as client:
+        with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=120) as client:
             for version in range(4):
                 folder = write_folder(tmp_path / str(version), seed=version)
                 answer = publish(client, folder, version=str(version), name="mine")

@@ -23,9 +23,12 @@ def impatient(settings: Settings) -> Iterator[Hub]:
         yield running
 
 
-def connect(hub: Hub) -> socket.socket:
+def connect(hub: Hub, first: bytes = b"") -> socket.socket:
     host, port = hub.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=10)
+    connection = socket.create_connection((host, int(port)), timeout=120)
+    if first:  # at once: the hub's patience has begun
+        connection.sendall(first)
+    return connection
 
 
 def everything(connection: socket.socket) -> bytes:
@@ -42,14 +45,10 @@ def test_reads_go_on_while_hundreds_hang_on(impatient: Hub, tmp_path: Path) -> N
     client = impatient.member("demo")
     publish(client, write_folder(tmp_path / "a"), name="mine").raise_for_status()
     idle = [connect(impatient) for _ in range(200)]
-    endless = [connect(impatient) for _ in range(100)]
-    for connection in endless:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ")
-    dripping = [connect(impatient) for _ in range(50)]
+    endless = [connect(impatient, b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ") for _ in range(100)]
     token = impatient.token(1)
     head = f"POST /v1/uploads?digest={digest_of(b'')} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
-    for connection in dripping:
-        connection.sendall(f"{head}Content-Length: 1000\r\n\r\na".encode())
+    dripping = [connect(impatient, f"{head}Content-Length: 1000\r\n\r\na".encode()) for _ in range(50)]
     for _ in range(20):
         assert impatient.http.get("/v1/resolve", params={"ref": "@demo/mine"}).status_code == 200
     assert [everything(connection) for connection in idle + endless] == [b""] * 300
@@ -60,16 +59,18 @@ def test_reads_go_on_while_hundreds_hang_on(impatient: Hub, tmp_path: Path) -> N
         connection.close()
 
 
-def test_a_slow_but_steady_upload_is_fine(impatient: Hub) -> None:
-    client = impatient.member("demo")
-    body = b"slow and steady"
+def test_a_slow_but_steady_upload_is_fine(settings: Settings) -> None:
+    body = b"slow and steady!"
 
     def letters() -> Iterator[bytes]:
         for letter in body:
             yield bytes([letter])
-            time.sleep(0.1)
+            time.sleep(0.25)
 
-    answer = client.post("/v1/uploads", params={"digest": digest_of(body)}, content=letters())
+    with hub_module.serve(
+        dataclasses.replace(settings, body_seconds=3.0)
+    ) as hub:  # four seconds in all, never three without a byte
+        answer = hub.member("demo").post("/v1/uploads", params={"digest": digest_of(body)}, content=letters())
     assert answer.status_code == 201
 
 
