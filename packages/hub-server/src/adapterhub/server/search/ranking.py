@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from operator import itemgetter
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from adapterhub.server.accounts.viewer import Viewer
 from adapterhub.server.catalogue.tables import listings
-from adapterhub.server.search.candidates import (
-    DOWNLOADS,
-    METHOD,
-    MODEL,
-    NAME,
-    NAMESPACE,
-    RANK,
-    SUBTASK,
-    TASK,
-    USING,
-    Candidate,
-    candidates,
-)
+from adapterhub.server.search.candidates import RANK, Candidate, candidates
 from adapterhub.server.search.question import Match, Question
 from adapterhub.server.search.words import facet_word, title_of
 from adapterhub.spec.reference import fold
@@ -57,14 +46,17 @@ def named_as_asked(
     return list({row[RANK]: row for row in found}.values())
 
 
+_NAMED_SO = (
+    select(listings.c.rank, listings.c.words)
+    .where(listings.c.name_key == bindparam("name"))
+    .order_by(listings.c.rank)
+    .limit(20)
+)
+
+
 def _of_name(connection: Connection, phrase: str, matches: Sequence[Match], viewer: Viewer) -> list[Candidate]:
     """The matching adapters whose folded name is `phrase`."""
-    rows = connection.execute(
-        select(listings.c.rank, listings.c.words)
-        .where(listings.c.name_key == phrase, viewer.sees(listings))
-        .order_by(listings.c.rank)
-        .limit(20)
-    ).all()
+    rows = connection.execute(_NAMED_SO.where(viewer.sees(listings)), {"name": phrase}).all()
     found: list[Candidate] = []
     for row in rows:
         if all(match.found_in(f" {row.words} ") for match in matches):
@@ -79,10 +71,11 @@ def by_relevance(question: Question, rows: Sequence[Candidate], named: Collectio
     if not phrase:
         return list(rows)
 
-    def order(row: Candidate) -> tuple[float, int]:
-        return -_score(row, words, phrase) - (18 if row[RANK] in named else 0), row[RANK]
+    scored = [(-_score(row, words, phrase) - (18 if row[RANK] in named else 0), row[RANK], row) for row in rows]
+    return [row for _, _, row in sorted(scored, key=_OF_SCORE)]
 
-    return sorted(rows, key=order)
+
+_OF_SCORE = itemgetter(0, 1)
 
 
 def _phrase(question: Question) -> str:
@@ -91,18 +84,19 @@ def _phrase(question: Question) -> str:
 
 
 def _score(row: Candidate, words: Sequence[str], phrase: str) -> float:
-    task, subtask, name = row[TASK], row[SUBTASK], row[NAME]
-    model = row[MODEL].lower()
-    score = 0.7 * row[DOWNLOADS].bit_length()
+    (_, name, namespace, _, task, subtask, written_model, _, method, using, _, _, downloads) = row
+    model = written_model.lower()
+    score: float = 0.7 * downloads.bit_length()
     if name == phrase:
         score += 60
     elif name.startswith(phrase):
         score += 6
-    if phrase in (subtask, task, row[NAMESPACE], f"{task}-{subtask}"):
+    pair = f"{task}-{subtask}"
+    if phrase in (subtask, task, namespace, pair):
         score += 30
     elif len(phrase) == len(model) and phrase == fold(model).replace("/", "-"):
         score += 20
-    place, whole = f"-{task}-{subtask}-", f"-{name}-"
+    place, whole = f"-{pair}-", f"-{name}-"
     for word in words:
         if word in place:
             score += 8 if f"-{word}-" in place else 4
@@ -110,6 +104,6 @@ def _score(row: Candidate, words: Sequence[str], phrase: str) -> float:
             score += 4 if f"-{word}-" in whole else 2
         if word in model:
             score += 3
-        if word == row[USING] or word == row[METHOD]:
+        if word in (using, method):
             score += 3
     return score

@@ -47,9 +47,9 @@ from adapterhub.server.search.suggestions import suggest
 __all__ = ["FEW", "SAMPLE", "WINDOW", "rows_of", "search", "summaries", "summary_of"]
 
 #: Candidates ranked together.
-WINDOW = 300
+WINDOW = 200
 #: Candidates whose facets are counted; where there are more matches, the counts are lower bounds.
-SAMPLE = 400
+SAMPLE = 300
 #: Up to so many matches are sorted; with more, walking along the order mostly meets the wanted ones sooner.
 FEW = 2000
 #: So many listings are walked along before all matches are sorted after all.
