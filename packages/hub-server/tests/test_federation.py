@@ -131,6 +131,22 @@ def test_private_names_never_leave(both: tuple[Hub, Hub, Asked], tmp_path: Path)
     assert len(asked.lines) == 1
 
 
+def test_what_people_search_for_is_not_passed_on(both: tuple[Hub, Hub, Asked]) -> None:
+    front, upstream, asked = both
+    assert upstream.http.get("/v1/adapters", params={"q": "sst"}).json()["total"] == 1
+    asked.lines.clear()
+    for path in (
+        "/v1/adapters?q=sst",
+        "/search?q=secret+project",
+        "/explore/task",
+        "/v1/adapters?q=zzz",
+        "/@public/bert-sst",
+    ):
+        front.http.get(path)
+    assert front.http.get("/v1/adapters", params={"q": "sst"}).json()["total"] == 0
+    assert asked.lines == []
+
+
 def test_clients_resolve_through_the_merged_index(both: tuple[Hub, Hub, Asked]) -> None:
     front, _, _ = both
 

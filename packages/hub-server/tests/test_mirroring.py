@@ -21,7 +21,7 @@ from hub import Hub
 
 from adapterhub.server.catalogue.archives import unpack
 from adapterhub.server.catalogue.importing import import_catalogue
-from adapterhub.server.catalogue.mirroring import mirror
+from adapterhub.server.catalogue.mirroring import CONVERTER, check_converter, mirror
 from adapterhub.spec.errors import InvalidConfigError, ValidationFailedError
 
 RECORDED = "http://recorded.invalid/AdapterHub/"
@@ -187,6 +187,14 @@ def test_a_failing_or_missing_converter_leaves_the_version_as_it_was(
     assert status(imported) == "unavailable"
     with imported.storage.database.read() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM version_files").scalar() == 0
+
+
+def test_without_core_the_command_says_so_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "adapterhub.core" else find(name))
+    with pytest.raises(InvalidConfigError, match="adapterhub-core"):
+        check_converter(CONVERTER)
+    check_converter(["podman", "run", "converter"])
 
 
 def test_what_is_neither_a_folder_nor_a_prefix_is_an_error(hub: Hub) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -79,6 +80,13 @@ def add_commands(app: typer.Typer, open_stores: Callable[[Path | None, str | Non
         models: Annotated[
             Path | None, typer.Option(help="Folder with a folder per base model: config.json tells the shape.")
         ] = None,
+        converter: Annotated[
+            str | None,
+            typer.Option(
+                help="Program that is run as PROGRAM ARCHIVE-FOLDER TARGET-FOLDER, maybe in a sandbox of yours.",
+                show_default="adapterhub-core, installed beside the server",
+            ),
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Write what was done as JSON.")] = False,
     ) -> None:
         """Bring bytes to imported versions. Every archive must have its recorded SHA-256; nothing else is kept.
@@ -86,14 +94,17 @@ def add_commands(app: typer.Typer, open_stores: Callable[[Path | None, str | Non
         Addresses are only asked for where they begin with a prefix given here. Archives are converted to safetensors by
         adapterhub-core, in a process of its own, and checked like any upload.
         """
-        from adapterhub.server.catalogue.mirroring import mirror as run
+        from adapterhub.server.catalogue.mirroring import CONVERTER, check_converter, mirror as run
 
+        command = shlex.split(converter) if converter else CONVERTER
+        check_converter(command)
         stores = open_stores(data, database_url, blob_store)
         done = run(
             stores,
             sources,
             namespace=namespace,
             models=models,
+            converter=command,
             tell=lambda text: typer.echo(text, err=True),
             actor="command line",
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import sys
 import tempfile
@@ -48,7 +49,7 @@ from adapterhub.spec.errors import (
 )
 from adapterhub.spec.manifest import Manifest, build_manifest
 
-__all__ = ["CONVERTER", "Mirrored", "mirror"]
+__all__ = ["CONVERTER", "Mirrored", "check_converter", "mirror"]
 
 #: writes a native folder from an old one; runs as a process of its own, where adapterhub-core is installed
 CONVERTER = (sys.executable, "-m", "adapterhub.core", "convert")
@@ -80,6 +81,16 @@ class _Wanted:
     @property
     def name(self) -> str:
         return f"@{self.row.namespace}/{self.row.name}:{self.row.version}"
+
+
+def check_converter(command: Sequence[str]) -> None:
+    """Raise InvalidConfigError, before anything is fetched, where the usual converter is not installed."""
+    if tuple(command) == CONVERTER and importlib.util.find_spec("adapterhub.core") is None:
+        raise InvalidConfigError(
+            "Archives of the old hub hold pickles, which only adapterhub-core converts, and it is not installed here.",
+            hint="Install it beside the server (pip install adapterhub-core), run mirror where it is, with the same "
+            "--database-url and --blob-store, or name another program with --converter.",
+        )
 
 
 def mirror(
