@@ -123,6 +123,7 @@ bench: $(STAMPS)/extras
 	$(call say,A hub with $(BENCH_ADAPTERS) adapters)
 	@test -d .bench/hub-$(BENCH_ADAPTERS) || $(BIN)/python $(HUB_BENCH)/synthetic.py .bench/hub-$(BENCH_ADAPTERS) --count $(BENCH_ADAPTERS)
 	@$(BIN)/python $(HUB_BENCH)/search_and_explore.py .bench/hub-$(BENCH_ADAPTERS) --json .bench/hub_search.json
+	@$(BIN)/python $(HUB_BENCH)/index_on_the_wire.py .bench/hub-$(BENCH_ADAPTERS) --json .bench/hub_index.json
 	@$(BIN)/python $(HUB_BENCH)/load.py resolve .bench/hub-$(BENCH_ADAPTERS) --seconds 20 --json .bench/hub_resolve.json
 	@$(BIN)/python $(HUB_BENCH)/load.py publish --json .bench/hub_publish.json
 

@@ -47,6 +47,56 @@ def test_data_goes_to_stdout_and_remarks_to_stderr(run: Run, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        ["resolve", "sst-2", "--model", MODEL],
+        ["-q", "resolve", "-m", MODEL, "sst"],
+        ["resolve", f"--model={MODEL}", "sentiment/sst-2@ukp", "--json"],
+        ["--offline", "resolve", "sst-2:1", "-m", MODEL, "--config", "pfeiffer", "--type", "text_task", "-s", "ah"],
+        ["resolve", "sst-2", "-m", MODEL, "--version=1"],
+    ],
+)
+def test_plain_forms_of_resolve_say_the_same_without_the_tree_of_commands(
+    run: Run, line: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapterhub.client.cli import resolving
+
+    assert resolving.parse(line) is not None
+    quick = run(*line)
+    assert quick[0] == 0, quick
+    monkeypatch.setattr(resolving, "parse", lambda arguments: None)
+    assert run(*line) == quick
+    monkeypatch.delenv("ADAPTERHUB_OFFLINE", raising=False)
+    monkeypatch.delenv("ADAPTERHUB_DISABLE_PROGRESS_BARS", raising=False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["resolve"], ["resolve", "--help"], ["resolve", "a", "b"], ["resolve", "a", "--model"], ["resolve", "a", "--jso"],
+        ["resolve", "a", "-mbert"], ["resolve", "a", "-m", "x", "-m", "y"], ["--version", "resolve", "a"], ["pull", "resolve"],
+        ["resolve", "--", "a"], ["resolve", "a", "--json=1"], ["resolve", "a", "--model", "--json"],
+    ],
+)  # fmt: skip
+def test_everything_else_is_left_to_the_tree_of_commands(line: list[str]) -> None:
+    from adapterhub.client.cli.resolving import parse
+
+    assert parse(line) is None
+
+
+def test_a_cached_resolve_loads_no_command_line_library(sst2: Export) -> None:
+    program = (
+        "import sys\nfrom adapterhub.client.cli import main\n"
+        f"code = main(['resolve', 'sst-2', '--model', {MODEL!r}])\n"
+        "assert code == 0\n"
+        "loaded = {'typer', 'click', 'rich', 'httpx', 'pydantic', 'shutil'} & sys.modules.keys()\n"
+        "assert not loaded, loaded\n"
+    )
+    environment = {**os.environ, "ADAPTERHUB_ENDPOINT": str(sst2.folder)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+
+@pytest.mark.parametrize(
     ("line", "code", "says"),
     [
         (["resolve", "sst-2"], 2, "--model"),

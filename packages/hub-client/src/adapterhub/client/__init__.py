@@ -12,18 +12,10 @@ TYPE_CHECKING = False  # not from typing: its import would be most of ours
 
 #: public name → module that defines it
 _HOME: dict[str, str] = {
+    "HubClient": "adapterhub.client.client",
     **dict.fromkeys(
-        (
-            "HubClient",
-            "download",
-            "get_adapter_info",
-            "list_adapters",
-            "lock",
-            "publish",
-            "resolve",
-            "sync",
-        ),
-        "adapterhub.client.client",
+        ("download", "get_adapter_info", "list_adapters", "lock", "publish", "resolve", "sync"),
+        "adapterhub.client.functions",
     ),
     "AsyncHubClient": "adapterhub.client.asynchronous",
     "AdapterInfo": "adapterhub.client.info",
@@ -74,8 +66,8 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from adapterhub.client.asynchronous import AsyncHubClient
     from adapterhub.client.cache import Cache
-    from adapterhub.client.client import (
-        HubClient,
+    from adapterhub.client.client import HubClient
+    from adapterhub.client.functions import (
         download,
         get_adapter_info,
         list_adapters,

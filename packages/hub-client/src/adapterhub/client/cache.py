@@ -26,7 +26,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -151,6 +150,8 @@ class Cache:
         Raises:
             StorageError: fewer than `size` bytes (and a little more) are free.
         """
+        import shutil
+
         self.make_folder(self.root)
         try:
             free = shutil.disk_usage(self.root).free
@@ -363,6 +364,8 @@ class Cache:
         Args:
             grace: age in seconds below which a blob without a version is left alone: a download may be about to use it.
         """
+        import shutil
+
         used = self._used_blobs()
         gone, now = 0, time.time()
         for path in (self.root / "blobs" / "sha256").glob("??/*"):
@@ -387,6 +390,8 @@ class Cache:
 
     def _put_aside(self, home: Path) -> None:
         """Take a folder out of sight by one rename, then remove it."""
+        import shutil
+
         aside = self.root / "tmp" / unique_name()
         self.make_folder(aside.parent)
         try:

@@ -1,66 +1,39 @@
-"""The methods a user calls: resolve, download, publish, list. One client, one snapshot of the settings, one cache.
-
-The module's functions make a client from the settings of the moment, so a changed environment counts at once:
-
-    from adapterhub.client import download
-    folder = download("sentiment/sst-2@ukp", model_name="bert-base-uncased")
-"""
+"""The methods a user calls: resolve, download, publish, list. One client, one snapshot of the settings, one cache."""
 
 from __future__ import annotations
 
 import os
-import sys
-import threading
-import time
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.client.cache import Cache
-from adapterhub.client.credentials import token_for
-from adapterhub.client.finding import Finder, ListedLaterError, config_as_json
-from adapterhub.client.index import IndexFiles
+from adapterhub.client.finding import ListedLaterError, config_as_json
 from adapterhub.client.info import AdapterInfo
-from adapterhub.client.settings import DEFAULT_HUB, HUGGING_FACE, Hub, NoHubError, Settings, load_settings
+from adapterhub.client.locking import Locking
+from adapterhub.client.settings import DEFAULT_HUB, HUGGING_FACE, Hub, NoHubError
 from adapterhub.spec.errors import (
     AdapterHubError,
     AdapterNotFoundError,
     HubConnectionError,
     IntegrityError,
     OfflineError,
-    PolicyError,
 )
-from adapterhub.spec.index import IndexEntry
 from adapterhub.spec.lookup import PartlyListedError
-from adapterhub.spec.reference import AdapterReference, parse_reference
+from adapterhub.spec.reference import parse_reference
 from adapterhub.spec.resolution import Resolution
 
 if TYPE_CHECKING:
-    from adapterhub.client.lockfile import Lockfile
     from adapterhub.client.publishing import PublishResult
-    from adapterhub.client.sources import Source
-    from adapterhub.client.sources.huggingface import HuggingFaceSource
-    from adapterhub.client.transport import Limits, Transport
+    from adapterhub.client.transport import Transport
 
-__all__ = [
-    "HubClient",
-    "YankedWarning",
-    "download",
-    "get_adapter_info",
-    "list_adapters",
-    "lock",
-    "publish",
-    "resolve",
-    "sync",
-]
+__all__ = ["HubClient", "YankedWarning"]
 
 
 class YankedWarning(UserWarning):
     """A version that was withdrawn is used because it was asked for by its number."""
 
 
-class HubClient:
+class HubClient(Locking):
     """Finds, downloads and publishes adapters.
 
     Args:
@@ -76,41 +49,6 @@ class HubClient:
 
     A client may be used by several threads at once. Use it in a `with` block, or call `close`, to end its connections.
     """
-
-    def __init__(
-        self,
-        *,
-        endpoint: str | None = None,
-        token: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        offline: bool | None = None,
-        lockfile: Lockfile | str | os.PathLike[str] | None = None,
-        locked: bool = False,
-        limits: Limits | None = None,
-        settings: Settings | None = None,
-        notice: Callable[[str], None] | None = None,
-    ) -> None:
-        found = settings or load_settings()
-        if endpoint is not None:
-            from adapterhub.client.settings import normal_url
-
-            hub = Hub(found.default_hub, normal_url(endpoint))
-            found = found._replace(hubs={**found.hubs, found.default_hub: hub, DEFAULT_HUB: hub})
-        if token is not None:
-            found = found._replace(token=token)
-        if offline is not None:
-            found = found._replace(offline=offline)
-        if cache_dir is not None:
-            found = found._replace(cache_dir=Path(cache_dir).absolute())
-        self.settings = found
-        self.cache = Cache(found.cache_dir, found.shared_caches)
-        self.limits = limits
-        self.locked = locked
-        self._lockfile = lockfile
-        self._notice = notice
-        self._lock = threading.RLock()
-        self._sources: dict[str, Source] = {}
-        self._indexes: dict[str, IndexFiles] = {}
 
     # -- finding ------------------------------------------------------------------------------------------------------
 
@@ -349,11 +287,15 @@ class HubClient:
         return copy_folder(folder, Path(local_dir))
 
     def _fetch(self, found: Resolution, hub: Hub, progress: bool | Callable[[int, int], Any] | None) -> Path:
-        from adapterhub.client.downloads import fetch
-
         if found.entry.yanked:
             reason = f" ({found.entry.yanked_reason})" if found.entry.yanked_reason else ""
             self._say(f"{found.adapter}:{found.version} was yanked{reason}.", YankedWarning)
+        if found.digest is not None and found.entry.status == "available":
+            there = self.cache.find_snapshot(found.digest)
+            if there is not None and found.sha256 in (None, found.digest.partition(":")[2]):
+                return there
+        from adapterhub.client.downloads import fetch
+
         return fetch(
             found.entry,
             source=lambda: self.source(hub),
@@ -444,283 +386,3 @@ class HubClient:
 
         index.forget([namespace_path(parsed.namespace or "", parsed.name or "")])
         return answer
-
-    # -- locking ------------------------------------------------------------------------------------------------------
-
-    @property
-    def lockfile(self) -> Lockfile | None:
-        """The lock file in use, read when first needed."""
-        from adapterhub.client.lockfile import LOCKFILE, Lockfile
-
-        if self._lockfile is None and self.locked:
-            self._lockfile = LOCKFILE
-        if self._lockfile is not None and not isinstance(self._lockfile, Lockfile):
-            self._lockfile = Lockfile(Path(self._lockfile))
-        return self._lockfile
-
-    def lock(
-        self,
-        references: Iterable[str] = (),
-        *,
-        model_name: str | None = None,
-        config: Any = None,
-        version: str | None = None,
-        type: str | None = None,
-        source: str | None = None,
-        path: str | os.PathLike[str] | None = None,
-    ) -> Lockfile:
-        """Resolve references now and write down what they stand for; without references, everything already locked is
-        resolved anew.
-
-        Returns:
-            The lock file as written.
-        """
-        from adapterhub.client.lockfile import LOCKFILE, Locked, Lockfile
-
-        file = Lockfile(Path(path)) if path is not None else (self.lockfile or Lockfile(LOCKFILE))
-        jobs: list[tuple[str, dict[str, Any]]] = [
-            (
-                reference,
-                {"model_name": model_name, "config": config, "version": version, "type": type, "source": source},
-            )
-            for reference in references
-        ] or [(item.reference, _from_context(item.context)) for item in file.items()]
-        kept, self._lockfile, locked, self.locked = self._lockfile, None, self.locked, False
-        try:
-            results = [(reference, asked, *self._resolve(reference, **asked)) for reference, asked in jobs]
-        finally:
-            self._lockfile, self.locked = kept, locked
-        for reference, asked, found, hub in results:
-            if found.digest is None:
-                raise AdapterNotFoundError(
-                    f"{found.adapter}:{found.version} cannot be locked: the hub does not have its bytes."
-                )
-            context = {**asked, "config": config_as_json(asked["config"]), "version_asked": asked["version"]}
-            del context["version"]
-            file.put(
-                Locked(
-                    reference=reference,
-                    hub=hub.name,
-                    hub_url=hub.url,
-                    adapter=found.adapter,
-                    version=found.version,
-                    digest=found.digest,
-                    entry=found.entry.to_json(),
-                    tier=found.tier,
-                    decided_by=found.decided_by,
-                    context={key: value for key, value in context.items() if value is not None},
-                )
-            )
-        file.write()
-        return file
-
-    def sync(self, path: str | os.PathLike[str] | None = None, *, progress: bool | None = None) -> dict[str, Path]:
-        """Download everything the lock file lists. Returns reference → folder."""
-        from concurrent.futures import ThreadPoolExecutor
-
-        from adapterhub.client.lockfile import LOCKFILE, Locked, Lockfile
-
-        file = Lockfile(Path(path)) if path is not None else (self.lockfile or Lockfile(LOCKFILE))
-        kept, self._lockfile = self._lockfile, file
-        try:
-            items = file.items()
-            with ThreadPoolExecutor(4) as pool:
-
-                def one(item: Locked) -> Path:
-                    return self.download(item.reference, **_from_context(item.context), progress=progress)
-
-                return dict(zip((item.reference for item in items), pool.map(one, items), strict=True))
-        finally:
-            self._lockfile = kept
-
-    def _from_lock(self, reference: str, context: Mapping[str, Any]) -> tuple[Resolution, Hub] | None:
-        file = self.lockfile if (self.locked or self._lockfile is not None) else None
-        if file is None:
-            return None
-        item = file.require(reference, context) if self.locked else file.get(reference, context)
-        if item is None:
-            return None
-        entry = IndexEntry.from_json({**item.entry, "digest": item.digest})
-        parsed = parse_reference(reference)
-        hub = self.settings.hubs.get(item.hub) or Hub(item.hub, item.hub_url)
-        self.settings.hub_for(item.hub if item.hub in self.settings.hubs else None, entry.namespace)
-        sha256 = parsed.digest.partition(":")[2] if parsed.digest else None
-        return Resolution(entry, item.tier, item.decided_by, hub=parsed.hub, sha256=sha256), hub
-
-    # -- parts --------------------------------------------------------------------------------------------------------
-
-    def hub_of(self, reference: AdapterReference, source: str | None = None) -> Hub:
-        """The one hub a reference belongs to.
-
-        Raises:
-            PolicyError: it names one hub and belongs to another.
-        """
-        named = reference.hub
-        if source is not None and source != HUGGING_FACE:
-            if named is not None and self.settings.hub(named) != self.settings.hub(source):
-                raise PolicyError(f"The reference names the hub {named!r} and the call {source!r}.", hint="Give one.")
-            named = named or source.lower()
-            if named == DEFAULT_HUB and reference.hub is None:
-                named = None  # "ah" is the default source of calls that do not care; pins still count
-        if named == HUGGING_FACE:
-            raise PolicyError(
-                "References of the Hugging Face hub are repository names.",
-                hint='Use source="hf" with "owner/repository".',
-            )
-        return self.settings.hub_for(named, reference.namespace)
-
-    def source(self, hub: Hub) -> Source:
-        """Where the files of `hub` come from."""
-        with self._lock:
-            return self._source(hub)
-
-    def _source(self, hub: Hub) -> Source:
-        found = self._sources.get(hub.url)
-        if found is None:
-            if hub.is_folder:
-                from adapterhub.client.sources.static import FolderSource
-
-                found = FolderSource(hub)
-            else:
-                from adapterhub.client.sources.hub import HubSource
-
-                found = HubSource(hub, self._new_transport(hub))
-            self._sources[hub.url] = found
-        return found
-
-    def transport(self, hub: Hub) -> Transport:
-        """The connection to `hub`, for writing.
-
-        Raises:
-            PolicyError: it is a folder.
-        """
-        source = self.source(hub)
-        transport: Transport | None = getattr(source, "transport", None)
-        if transport is None:
-            raise PolicyError(
-                f"The hub {hub.name!r} is a static export in {hub.url}; it can only be read.",
-                hint="Publish to the live hub and export again.",
-            )
-        return transport
-
-    def _token(self, origin: str) -> str | None:
-        found = token_for(self.settings, origin)
-        return found[0] if found else None
-
-    def _new_transport(self, hub: Hub) -> Transport:
-        from adapterhub.client.transport import Limits, Transport
-
-        log = (lambda line: print(f"adapterhub: {line}", file=sys.stderr)) if self.settings.debug else None
-        return Transport(
-            base=hub.url, token=self._token, offline=self.settings.offline, limits=self.limits or Limits(), log=log
-        )
-
-    def _finder(self, hub: Hub) -> Finder:
-        return Finder(self.settings, self._index(hub), self.source(hub))
-
-    def _index(self, hub: Hub) -> IndexFiles:
-        with self._lock:
-            return self._index_files(hub)
-
-    def _index_files(self, hub: Hub) -> IndexFiles:
-        found = self._indexes.get(hub.url)
-        if found is None:
-            source = self.source(hub)
-            offline = self.settings.offline and not source.offline_capable
-            reader = "" if hub.is_folder else (self._token(hub.origin) or "")
-            found = IndexFiles(self.cache, source, offline=offline, reader=reader, clock=time.time)
-            self._indexes[hub.url] = found
-        return found
-
-    def _hugging_face(self) -> HuggingFaceSource:
-        from adapterhub.client.sources.huggingface import HuggingFaceSource
-
-        return HuggingFaceSource(self.settings)
-
-    def _say(self, text: str, category: type[Warning] = UserWarning) -> None:
-        if self._notice is not None:
-            self._notice(text)
-        else:
-            warnings.warn(text, category, stacklevel=4)
-
-    def close(self) -> None:
-        """End all connections."""
-        for source in self._sources.values():
-            source.close()
-        self._sources.clear()
-        self._indexes.clear()
-
-    def __enter__(self) -> HubClient:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self.close()
-
-
-def _from_context(context: Mapping[str, Any]) -> dict[str, Any]:
-    asked = {key: context.get(key) for key in ("model_name", "config", "type", "source")}
-    return {**asked, "version": context.get("version_asked")}
-
-
-# -- the same as functions --------------------------------------------------------------------------------------------
-
-
-def resolve(
-    reference: str, *, model_name: str | None = None, config: Any = None, version: str | None = None, **more: Any
-) -> Resolution:
-    """The one version `reference` stands for; see `HubClient.resolve`."""
-    with _client(more) as client:
-        return client.resolve(reference, model_name=model_name, config=config, version=version, **more)
-
-
-def download(
-    reference: str | Resolution,
-    *,
-    model_name: str | None = None,
-    config: Any = None,
-    version: str | None = None,
-    **more: Any,
-) -> Path:
-    """A folder with the adapter's verified files; see `HubClient.download`."""
-    with _client(more) as client:
-        return client.download(reference, model_name=model_name, config=config, version=version, **more)
-
-
-def list_adapters(source: str | None = DEFAULT_HUB, model_name: str | None = None, **more: Any) -> list[AdapterInfo]:
-    """Adapters of the hub (`ah`), of the Hugging Face hub (`hf`) or of both (None); see `HubClient.list_adapters`."""
-    with _client(more) as client:
-        return client.list_adapters(source, model_name, **more)
-
-
-def get_adapter_info(
-    reference: str, *, model_name: str | None = None, source: str | None = None, **more: Any
-) -> AdapterInfo:
-    """What is known about one adapter; see `HubClient.get_adapter_info`."""
-    with _client(more) as client:
-        return client.get_adapter_info(reference, model_name=model_name, source=source, **more)
-
-
-def publish(
-    folder: str | os.PathLike[str], reference: str, *, version: str | None = None, **more: Any
-) -> PublishResult:
-    """Publish an adapter folder; see `HubClient.publish`."""
-    with _client(more) as client:
-        return client.publish(folder, reference, version=version, **more)
-
-
-def lock(references: Iterable[str] = (), *, model_name: str | None = None, **more: Any) -> Lockfile:
-    """Write down what references stand for now; see `HubClient.lock`."""
-    with _client(more) as client:
-        return client.lock(references, model_name=model_name, **more)
-
-
-def sync(path: str | os.PathLike[str] | None = None, **more: Any) -> dict[str, Path]:
-    """Download everything the lock file lists; see `HubClient.sync`."""
-    with _client(more) as client:
-        return client.sync(path, **more)
-
-
-def _client(more: dict[str, Any]) -> HubClient:
-    """A client made of those keyword arguments that are the client's; they are taken out of `more`."""
-    mine = ("endpoint", "token", "cache_dir", "offline", "lockfile", "locked", "limits", "settings", "notice")
-    return HubClient(**{name: more.pop(name) for name in mine if name in more})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -258,6 +257,8 @@ def _folder_name(name: str) -> str:
 
 def copy_folder(folder: Path, target: Path) -> Path:
     """Copy a verified folder; each file appears whole or not at all."""
+    import shutil
+
     with storage_errors(target if target.is_dir() else target.absolute().parent):
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             to = target / file.relative_to(folder)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.client.settings import Settings, fold_name
+from adapterhub.client.settings import Hub, Settings, fold_name
 from adapterhub.spec.errors import (
     AdapterHubError,
     AdapterNotFoundError,
@@ -80,12 +80,13 @@ class Finder:
 
     Args:
         settings: for the pins, and whether to stay offline.
-        index: the hub's index files.
-        source: the hub itself, asked for what only it knows when nothing is found.
+        hub: which one.
+        index: its index files.
+        source: gives the hub itself, which is asked for what only it knows when nothing is found.
     """
 
-    def __init__(self, settings: Settings, index: IndexFiles, source: Source) -> None:
-        self.settings, self.index, self.source = settings, index, source
+    def __init__(self, settings: Settings, hub: Hub, index: IndexFiles, source: Callable[[], Source]) -> None:
+        self.settings, self.hub, self.index, self.source = settings, hub, index, source
 
     def find(
         self, parsed: AdapterReference, asked: Mapping[str, Any], aliases: Mapping[str, str] | None = None
@@ -154,7 +155,7 @@ class Finder:
         return [{"id": found.full_id, "adapter": found.adapter}]
 
     def _refuse_pinned_elsewhere(self, adapters: Iterable[str]) -> None:
-        pins, hub = self.settings.pins, self.source.hub
+        pins, hub = self.settings.pins, self.hub
         for adapter in adapters if pins else ():
             namespace = adapter[1:].partition("/")[0]
             pinned = pins.get(fold_name(namespace))
@@ -173,7 +174,7 @@ class Finder:
     ) -> AdapterHubError:
         """The same refusal with what only the whole catalogue knows: close names, other models that have it. Asks the same
         hub and no other; where it does not answer, the plain refusal stands."""
-        source = self.source
+        source = self.source()
         bare = format_reference(dataclasses.replace(parsed, hub=None))
         try:
             if source.offline_capable:

@@ -85,7 +85,8 @@ class IndexFiles:
 
     Args:
         cache: holds the copies; its read-only layers are looked at as well.
-        source: asked when a copy is missing or too old.
+        hub: whose they are.
+        source: gives who is asked when a copy is missing or too old.
         offline: never ask.
         reader: the token in use: who sees private adapters sees another index, which is kept apart.
         clock: seconds since the epoch.
@@ -94,14 +95,14 @@ class IndexFiles:
     def __init__(
         self,
         cache: Cache,
-        source: IndexSource,
+        hub: Hub,
+        source: Callable[[], IndexSource],
         *,
         offline: bool = False,
         reader: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.cache, self.source, self.offline, self.clock = cache, source, offline, clock
-        hub = source.hub
+        self.cache, self.hub, self.source, self.offline, self.clock = cache, hub, source, offline, clock
         key = hashlib.sha256(f"{hub.url} {reader}".strip().encode()).hexdigest()[:16]
         self._folder = f"{re.sub('[^a-z0-9.-]', '-', hub.name)}-{key}"
         self._warned = False
@@ -156,7 +157,7 @@ class IndexFiles:
                 return copy.body
         elif self.offline:
             raise OfflineError(
-                f"Offline mode is on, and {path} of the hub {self.source.hub.name!r} is not in the cache ({self.cache.root}).",
+                f"Offline mode is on, and {path} of the hub {self.hub.name!r} is not in the cache ({self.cache.root}).",
                 hint="Resolve the reference once while online, or unset ADAPTERHUB_OFFLINE.",
             )
         try:
@@ -182,7 +183,7 @@ class IndexFiles:
     def _ask(self, path: str, etag: str | None, *, patient: bool) -> IndexAnswer:
         """An answer that is an index file; one that is none is asked for once more."""
         for attempt in range(2):
-            answer = self.source.index_file(path, etag, patient=patient)
+            answer = self.source().index_file(path, etag, patient=patient)
             try:
                 if answer.state == "found":
                     _check_lines(path, answer.body)
@@ -246,7 +247,7 @@ class IndexFiles:
             return
         self._warned = True
         warnings.warn(
-            f"The hub {self.source.hub.name!r} does not answer; using the copy of its index in the cache.",
+            f"The hub {self.hub.name!r} does not answer; using the copy of its index in the cache.",
             StaleIndexWarning,
             stacklevel=2,
         )
@@ -257,7 +258,7 @@ class IndexFiles:
         hint = "The answer was not used. If the hub was restored from a backup on purpose: adapterhub cache rm --index"
         if serial is not None and copy.serial is not None and serial < copy.serial:
             raise PolicyError(
-                f"The hub {self.source.hub.name!r} shows an index older than one seen before (serial {serial} after {copy.serial}).",
+                f"The hub {self.hub.name!r} shows an index older than one seen before (serial {serial} after {copy.serial}).",
                 hint=hint,
             )
         if copy.body is None or not path.endswith(".jsonl") or copy.body == body:
@@ -271,13 +272,13 @@ class IndexFiles:
             if key in after:
                 if digest and after[key][0] and after[key][0] != digest:
                     raise IntegrityError(
-                        f"The hub {self.source.hub.name!r} shows other content for {name} than before "
+                        f"The hub {self.hub.name!r} shows other content for {name} than before "
                         f"({after[key][0]} instead of {digest}); a published version never changes.",
                         hint=hint,
                     )
             elif digest and not vouched and pair not in partly and not _young(created, self.clock()):
                 raise PolicyError(
-                    f"The hub {self.source.hub.name!r} shows an index older than one seen before: {name} is gone from it.",
+                    f"The hub {self.hub.name!r} shows an index older than one seen before: {name} is gone from it.",
                     hint=hint,
                 )
 

@@ -7,7 +7,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +61,8 @@ def link_or_copy(blob: Path, target: Path, *, copy: bool) -> None:
             raise OSError(errno.EXDEV, "another layer")
         os.link(blob, target)
     except OSError:
+        import shutil
+
         shutil.copyfile(blob, target)
         with target.open("rb") as stream:
             os.fsync(stream.fileno())

@@ -178,7 +178,10 @@ def default_pointers(defaults: Defaults | None) -> dict[tuple[str, str, str], st
 
 def newest_entry(entries: Iterable[IndexEntry]) -> IndexEntry:
     """By time of creation; those without one count as oldest, and of equals the later in order is newer."""
-    return max(enumerate(entries), key=lambda numbered: (_instant(numbered[1].created_at), numbered[0]))[1]
+    listed = list(entries)
+    if len(listed) == 1:
+        return listed[0]
+    return max(enumerate(listed), key=lambda numbered: (_instant(numbered[1].created_at), numbered[0]))[1]
 
 
 def _instant(time: str | None) -> float:

@@ -20,7 +20,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from adapterhub.spec.errors import InvalidManifestError
 from adapterhub.spec.reference import fold
@@ -255,8 +255,7 @@ def read_lines(text: str) -> list[IndexEntry]:
     return parse_bucket(text)[0]
 
 
-@dataclass(slots=True)
-class WordLine:
+class WordLine(NamedTuple):
     """What a word, or a spelling `task/subtask`, finds for a model.
 
     Attributes:
@@ -272,7 +271,6 @@ class WordLine:
     split: bool
 
 
-@dataclass(slots=True)
 class IndexFile:
     """The lines of an index file.
 
@@ -284,10 +282,13 @@ class IndexFile:
         words: (model, folded word or `task/subtask`) → what it finds.
     """
 
-    entries: list[IndexEntry] = field(default_factory=list)
-    defaults: dict[tuple[str, str, str], str] = field(default_factory=dict)
-    counts: dict[tuple[str, str, str], dict[str, tuple[int, int]]] = field(default_factory=dict)
-    words: dict[tuple[str, str], WordLine] = field(default_factory=dict)
+    __slots__ = ("counts", "defaults", "entries", "words")
+
+    def __init__(self) -> None:
+        self.entries: list[IndexEntry] = []
+        self.defaults: dict[tuple[str, str, str], str] = {}
+        self.counts: dict[tuple[str, str, str], dict[str, tuple[int, int]]] = {}
+        self.words: dict[tuple[str, str], WordLine] = {}
 
 
 def parse_file(data: bytes | str | None) -> IndexFile:

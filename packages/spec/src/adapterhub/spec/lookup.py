@@ -144,9 +144,11 @@ class _Query:
         if len(keys) > 1 and self.namespace is None and config is None:
             raise self._several_tasks(keys)
         paths = list(dict.fromkeys(bucket_path(self.model, *key) for key in keys))
-        if self.namespace is None and len(keys) > 2:  # two of them may tell already that it is ambiguous
-            yield from self._heads([bucket_path(self.model, *key) for key in keys[:2]])
-            self._refuse_ambiguous(keys[:2], aliases)
+        some = 2
+        while self.namespace is None and some < len(keys):  # a few of them may tell already that it is ambiguous
+            yield from self._heads([bucket_path(self.model, *key) for key in keys[:some]])
+            self._refuse_ambiguous(keys[:some], aliases)
+            some *= 2
         files = yield from self._heads(paths)
         entries = [entry for file in files for entry in self._of(file, keys)]
         defaults = {key: pointer for file in files for key, pointer in file.defaults.items()}

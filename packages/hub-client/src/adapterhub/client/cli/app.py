@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from adapterhub.client.cli import account, caching, configuring, finding, moving
-from adapterhub.client.cli.output import style
+from adapterhub.client.cli.output import apply_options
 
 __all__ = ["app", "build"]
 
@@ -41,18 +41,12 @@ def options(
     offline: Annotated[bool, typer.Option("--offline", help="Ask nothing over the network.")] = False,
 ) -> None:
     """Options before the command."""
-    import os
-
     if version:
         from adapterhub.client.__about__ import __version__
 
         print(f"adapterhub-client {__version__}")
         raise typer.Exit
-    style.quiet, style.color = quiet, not no_color
-    if quiet:
-        os.environ["ADAPTERHUB_DISABLE_PROGRESS_BARS"] = "1"
-    if offline:
-        os.environ["ADAPTERHUB_OFFLINE"] = "1"
+    apply_options(quiet=quiet, no_color=no_color, offline=offline)
 
 
 for module in (finding, moving, account, caching, configuring):

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from adapterhub.client.cli.options import Config, Json, Model, Source, Type, Version, parse_config_option
+from adapterhub.client.cli import resolving
+from adapterhub.client.cli.config_option import parse_config_option
+from adapterhub.client.cli.options import Config, Json, Model, Source, Type, Version
 from adapterhub.client.cli.output import note, print_fields, print_json, print_table, readable_bytes
 
 __all__ = ["register"]
@@ -120,19 +122,6 @@ def resolve(
     json: Json = False,
 ) -> None:
     """Say which version a reference stands for: the pinned reference on stdout, the reason on stderr."""
-    from adapterhub.client.client import HubClient
-
-    with HubClient(locked=locked) as client:
-        found = client.resolve(
-            reference,
-            model_name=model,
-            config=parse_config_option(config),
-            version=version,
-            type=type,
-            source=source,
-        )
-    if json:
-        print_json(found.to_json())
-        return
-    print(found.reference)
-    note(f"{found.full_id} for {found.model_name}: matched {found.tier}, decided by {found.decided_by}.")
+    resolving.resolve(
+        reference, model=model, config=config, version=version, type=type, source=source, locked=locked, json=json
+    )

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from adapterhub.client.cli.options import Config, Json, Model, Source, Type, Version, parse_config_option
+from adapterhub.client.cli.config_option import parse_config_option
+from adapterhub.client.cli.options import Config, Json, Model, Source, Type, Version
 from adapterhub.client.cli.output import note, print_json, readable_bytes, style
 
 __all__ = ["register"]

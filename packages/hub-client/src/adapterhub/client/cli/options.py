@@ -18,22 +18,3 @@ Source = Annotated[
     str | None, typer.Option("--source", "-s", help="Hub to ask: ah, hf, or the name of a configured one.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def parse_config_option(text: str | None) -> str | dict[str, object] | None:
-    """A config given on the command line: JSON if it starts with a brace, else a name."""
-    if text is None or not text.lstrip().startswith("{"):
-        return text
-    import json
-
-    from adapterhub.spec.errors import InvalidConfigError
-
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InvalidConfigError(
-            f"--config is not JSON: {error}.", hint="Quote it: --config '{\"using\": …}'"
-        ) from error
-    if not isinstance(value, dict):
-        raise InvalidConfigError("--config has to be a JSON object or a name.")
-    return value

@@ -8,7 +8,17 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Style", "note", "print_fields", "print_json", "print_table", "readable_bytes", "readable_time", "style"]
+__all__ = [
+    "Style",
+    "apply_options",
+    "note",
+    "print_fields",
+    "print_json",
+    "print_table",
+    "readable_bytes",
+    "readable_time",
+    "style",
+]
 
 
 class Style:
@@ -19,6 +29,15 @@ class Style:
 
 
 style = Style()
+
+
+def apply_options(*, quiet: bool = False, no_color: bool = False, offline: bool = False) -> None:
+    """Take over the options before the command's name."""
+    style.quiet, style.color = quiet, not no_color
+    if quiet:
+        os.environ["ADAPTERHUB_DISABLE_PROGRESS_BARS"] = "1"
+    if offline:
+        os.environ["ADAPTERHUB_OFFLINE"] = "1"
 
 
 def print_json(value: Any) -> None:

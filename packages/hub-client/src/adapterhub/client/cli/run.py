@@ -18,6 +18,11 @@ def run(arguments: list[str]) -> int:
     kept = warnings.showwarning
     warnings.showwarning = _show_warning
     try:
+        from adapterhub.client.cli.resolving import parse, resolve
+
+        if (plain := parse(arguments)) is not None:
+            resolve(**plain)  # type: ignore[arg-type]
+            return 0
         from adapterhub.client.cli.app import build
 
         command = build(arguments)
