@@ -22,7 +22,7 @@ _CARELESS = ("fsync = off", "full_page_writes = off", "synchronous_commit = off"
 
 
 class Postgres:
-    """A PostgreSQL of its own. `make()` gives a migrated database, `discard()` drops those made since the last time.
+    """A PostgreSQL of its own. `make()` gives a migrated database, `discard()` drops them.
 
     Args:
         folder: where its files lie.
@@ -59,9 +59,13 @@ class Postgres:
         self._made.append(name)
         return {"database_url": self.address(name)}
 
-    def discard(self) -> None:
-        """Drop the databases made so far."""
-        while self._made:
+    def count(self) -> int:
+        """How many databases there are."""
+        return len(self._made)
+
+    def discard(self, keep: int = 0) -> None:
+        """Drop the databases made so far, but for the first `keep`."""
+        while len(self._made) > keep:
             self.execute(f"DROP DATABASE {self._made.pop()} WITH (FORCE)")
 
     def crash(self) -> None:

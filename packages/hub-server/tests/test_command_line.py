@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 from adapter_folder import write_folder
+from conftest import Stores
 from hub import digest_of, publish
 
 COMMAND = [sys.executable, "-m", "adapterhub.server.cli"]
@@ -28,9 +30,17 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *words], capture_output=True, text=True, env={**env, **environment}, timeout=180)
 
 
+@pytest.fixture
+def stored(stores: Stores, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment that puts a hub on the stores of this run."""
+    with stores.passing():
+        yield {f"ADAPTERHUB_SERVER_{name.upper()}": value for name, value in stores.make(tmp_path).items()}
+
+
 @contextmanager
-def served(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    process = subprocess.Popen([*COMMAND, "serve", "--port", "0", *words], stderr=subprocess.PIPE, text=True)
+def served(*words: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    line = [*COMMAND, "serve", "--port", "0", *words]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
     lines: list[str] = []
     try:
         assert process.stderr is not None
@@ -45,26 +55,26 @@ def served(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         yield process, url[0]
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
-def test_from_an_empty_folder_to_a_published_adapter_while_the_hub_runs(tmp_path: Path) -> None:
+def test_from_an_empty_folder_to_a_published_adapter_while_the_hub_runs(stored: dict[str, str], tmp_path: Path) -> None:
     data = str(tmp_path / "hub")
-    with served("--data", data) as (process, url):
-        assert run("org", "create", "demo", "--data", data).returncode == 0
-        made = run("token", "create", "--org", "demo", "--data", data)
+    with served("--data", data, **stored) as (process, url):
+        assert run("org", "create", "demo", "--data", data, **stored).returncode == 0
+        made = run("token", "create", "--org", "demo", "--data", data, **stored)
         assert re.fullmatch(r"ahub_[0-9A-Za-z]{40}\n", made.stdout)
         with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {made.stdout.strip()}"}) as client:
             answer = publish(client, write_folder(tmp_path / "a"))
             assert answer.status_code == 201
             assert client.get(answer.json()["page"]).status_code == 200
-        assert json.loads(run("org", "list", "--json", "--data", data).stdout)[0]["adapters"] == 1
-        listed = json.loads(run("token", "list", "--json", "--data", data).stdout)
-        assert run("token", "revoke", str(listed[0]["id"]), "--data", data).returncode == 0
+        assert json.loads(run("org", "list", "--json", "--data", data, **stored).stdout)[0]["adapters"] == 1
+        listed = json.loads(run("token", "list", "--json", "--data", data, **stored).stdout)
+        assert run("token", "revoke", str(listed[0]["id"]), "--data", data, **stored).returncode == 0
         assert (
             httpx.get(f"{url}/v1/whoami", headers={"Authorization": f"Bearer {made.stdout.strip()}"}).status_code == 401
         )
-        assert run("backup", str(tmp_path / "backup"), "--data", data).returncode == 0
+        assert run("backup", str(tmp_path / "backup"), "--data", data, **stored).returncode == 0
     assert process.returncode == 0
     assert run("restore", str(tmp_path / "backup"), "--data", str(tmp_path / "again")).returncode == 0
     assert run("verify", "--data", str(tmp_path / "again")).returncode == 0
@@ -100,12 +110,15 @@ def test_what_cannot_work_is_one_line_and_no_traceback(tmp_path: Path) -> None:
         assert text in lines[0] or text == "neither"
 
 
-def test_a_stop_signal_lets_an_upload_finish_and_nothing_secret_is_logged(tmp_path: Path) -> None:
+def test_a_stop_signal_lets_an_upload_finish_and_nothing_secret_is_logged(
+    stored: dict[str, str], tmp_path: Path
+) -> None:
     data = str(tmp_path / "hub")
-    run("org", "create", "demo", "--data", data)
-    token = run("token", "create", "--org", "demo", "--data", data).stdout.strip()
+    run("org", "create", "demo", "--data", data, **stored)
+    token = run("token", "create", "--org", "demo", "--data", data, **stored).stdout.strip()
     body = os.urandom(2_000_000)
-    process = subprocess.Popen([*COMMAND, "serve", "--port", "0", "--data", data], stderr=subprocess.PIPE, text=True)
+    line = [*COMMAND, "serve", "--port", "0", "--data", data]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, **stored})
     assert process.stderr is not None
     url = re.search(r"http://\S+", process.stderr.readline())
     assert url
@@ -136,11 +149,14 @@ def test_a_stop_signal_lets_an_upload_finish_and_nothing_secret_is_logged(tmp_pa
     assert '"status": 201' in log
 
 
-def test_two_workers_share_everything(tmp_path: Path) -> None:
+def test_two_workers_share_everything(stored: dict[str, str], tmp_path: Path) -> None:
     data = str(tmp_path / "hub")
-    run("org", "create", "demo", "--data", data)
-    token = run("token", "create", "--org", "demo", "--data", data).stdout.strip()
-    with served("--data", data, "--workers", "2") as (_, url), httpx.Client(base_url=url, timeout=120) as client:
+    run("org", "create", "demo", "--data", data, **stored)
+    token = run("token", "create", "--org", "demo", "--data", data, **stored).stdout.strip()
+    with (
+        served("--data", data, "--workers", "2", **stored) as (_, url),
+        httpx.Client(base_url=url, timeout=120) as client,
+    ):
         client.headers["Authorization"] = f"Bearer {token}"
         for version in range(5):
             folder = write_folder(tmp_path / str(version), seed=version)

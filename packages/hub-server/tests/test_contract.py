@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 import schemathesis
 from adapter_folder import write_folder
+from conftest import Stores
 from hub import Hub, publish
 
 from adapterhub.server.app import create_app
@@ -19,10 +20,12 @@ hypothesis.settings.register_profile("hub", deadline=None, suppress_health_check
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, str]]:
+def filled(tmp_path_factory: pytest.TempPathFactory, stores: Stores) -> Iterator[tuple[Hub, str]]:
     """A hub with an adapter, and a token that may do everything."""
     place = tmp_path_factory.mktemp("hub")
-    with hub_module.serve(Settings(data=place / "data", log_level="error", max_file_bytes=10**6)) as running:
+    with hub_module.serve(
+        Settings(data=place / "data", log_level="error", max_file_bytes=10**6, **stores.make(place))
+    ) as running:
         organisation = running.organisation("demo")
         token = running.token(organisation, scopes=("read", "publish", "yank", "review", "admin"))
         publish(running.client(token), write_folder(place / "a"), name="mine").raise_for_status()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hub as hub_module
 import pytest
+from conftest import Stores
 from hub import Hub
 
 from adapterhub.server.settings import Settings
@@ -26,9 +27,10 @@ def hostile() -> Path:
 
 
 @pytest.fixture(scope="module")
-def one_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+def one_hub(tmp_path_factory: pytest.TempPathFactory, stores: Stores) -> Iterator[Hub]:
     """One hub for all files."""
-    with hub_module.serve(Settings(data=tmp_path_factory.mktemp("hub"), log_level="warning")) as running:
+    data = tmp_path_factory.mktemp("hub")
+    with hub_module.serve(Settings(data=data, log_level="warning", **stores.make(data))) as running:
         yield running
 
 
