@@ -157,9 +157,21 @@ def test_info_and_lists_have_the_old_fields_and_the_new(
     assert info.adapter_id == f"@ukp/{info.name}" and info.model_name == MODEL
     assert info.adapter_config and info.adapter_config["method"] == "bottleneck"
     assert info.digest == sst2.entries[0].digest and info.size == sst2.entries[0].size
-    if not endpoint.startswith("http"):
-        assert [item.adapter_id for item in list_adapters(source="ah", model_name=MODEL)] == [info.adapter_id]
-        assert list_adapters(source="ah", model_name="roberta-base") == []
+    assert [item.adapter_id for item in list_adapters(source="ah", model_name=MODEL)] == [info.adapter_id]
+    assert list_adapters(source="ah", model_name="roberta-base") == []
+
+
+def test_a_static_export_lists_and_searches_everything_it_has(
+    endpoint: str, sst2: Export, adapter: Callable[..., Path]
+) -> None:
+    sst2.publish(adapter("second", seed=3), "nli/mnli@other", version="1", license="MIT")
+    sst2.publish(adapter("third", seed=4), "nli/mnli@other", version="2", license="MIT")
+    listed = list_adapters()
+    assert [(item.username, item.version) for item in listed] == [("other", "2"), ("ukp", "1")]
+    assert [item.task for item in list_adapters(query="mnli")] == ["nli"]
+    assert [item.task for item in list_adapters(namespace="UKP", sort="name")] == ["sentiment"]
+    assert list_adapters(license="MIT", limit=1)[0].adapter_config == listed[0].adapter_config
+    assert list_adapters(query="nothing like it") == []
 
 
 def test_core_reaches_the_client_through_its_entry_point(endpoint: str) -> None:

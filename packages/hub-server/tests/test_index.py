@@ -58,6 +58,8 @@ def test_every_index_file_is_what_the_spec_builds_from_the_entries(filled: Hub) 
     files = dict(build_index(entries, defaults, aliases=load_aliases()))
     assert len(files) > 15
     for path, body in files.items():
+        if path.startswith("/index/list"):  # of static copies only
+            continue
         if path in ("/index/config.json", "/index/aliases.json"):
             assert filled.http.get(path).status_code == 200
         else:

@@ -165,6 +165,8 @@ def test_the_static_twin_has_every_index_file_manifest_blob_and_page(filled: Hub
     out = tmp_path / "static"
     export_static(filled.storage, filled.settings, out)
     for path in out.glob("index/*/**/*.json*"):
+        if path.parent.name == "list":
+            continue  # what a live hub answers searches with
         url = "/" + path.relative_to(out).as_posix()
         assert filled.http.get(url).content == path.read_bytes(), url
     with filled.storage.database.read() as connection:

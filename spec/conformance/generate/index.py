@@ -135,7 +135,7 @@ def main(folder: Path = CONFORMANCE) -> None:
     )
     for name, split_above in (("files", SPLIT_ABOVE), ("split", 2)):
         tree = files(split_above)
-        kept = [path for path in tree if name == "files" or path[7] in "awk"]
+        kept = [path for path in tree if name == "files" or path[7:9] in ("a/", "w/", "k/", "al")]
         write(
             folder,
             f"index/{name}.json",

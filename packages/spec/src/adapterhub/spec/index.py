@@ -9,6 +9,7 @@
     /index/k/<hhhh>/<ns>.jsonl            of what is too much for one file: the lines of one namespace; also under w
     /index/a/<hhhh>.jsonl                 every line of a k file that is split
     /index/m/<hhhh>.json                  for the models that hash to hhhh: all their tasks and subtasks
+    /index/list.json, /index/list/….jsonl every adapter with its default version: in static copies, which cannot search
 
 A line never changes but for `yanked`, `yanked_reason`, `default_version` and `status`. This module reads lines and knows the
 paths; `index_files` makes the files of a catalogue, `lookup` resolves references over them. Standard library only.
@@ -34,6 +35,7 @@ __all__ = [
     "all_path",
     "bucket_of",
     "bucket_path",
+    "list_path",
     "model_bucket_of",
     "model_path",
     "namespace_path",
@@ -228,6 +230,11 @@ def model_path(model: str) -> str:
 def all_path(model: str, task: str, subtask: str) -> str:
     """Path of the file that holds every line of the bucket of (model, task, subtask), where its bucket file is split."""
     return f"/index/a/{bucket_of(model, task, subtask)}.jsonl"
+
+
+def list_path(namespace: str, name: str, digits: int) -> str:
+    """Path of the file that lists `@namespace/name`, where the list is in 16^digits parts."""
+    return f"/index/list/{_hash(namespace, name)[:digits] or 'all'}.jsonl"
 
 
 def page_path(path: str, namespace: str) -> str:

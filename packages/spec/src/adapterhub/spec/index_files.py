@@ -12,7 +12,7 @@ import json
 from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from adapterhub.spec.entry_index import Adapter, EntryIndex, Pair, default_pointers
+from adapterhub.spec.entry_index import Adapter, EntryIndex, Pair, default_entry, default_pointers
 from adapterhub.spec.index import (
     INDEX_VERSION,
     Defaults,
@@ -20,6 +20,7 @@ from adapterhub.spec.index import (
     all_path,
     bucket_of,
     bucket_path,
+    list_path,
     model_bucket_of,
     model_path,
     namespace_path,
@@ -38,10 +39,12 @@ __all__ = [
     "Witness",
     "build_index",
     "count_line",
+    "list_digits",
     "pointer_line",
     "spelling_bucket_of",
     "witnesses",
     "write_bucket",
+    "write_list",
     "write_models",
     "write_words",
 ]
@@ -203,6 +206,19 @@ def write_models(entries: Iterable[IndexEntry], *, bucket: str | None = None) ->
     return _dump({"v": INDEX_VERSION, "models": {model: _pair_lists(found[model]) for model in sorted(found)}}) + "\n"
 
 
+def list_digits(adapters: int) -> int:
+    """By how many hex digits the list of so many adapters is cut into parts of a thousand or two."""
+    digits = 0
+    while adapters > 2000 * 16**digits and digits < 4:
+        digits += 1
+    return digits
+
+
+def write_list(adapters: int) -> str:
+    """`/index/list.json`: that there is a list of all adapters, and in how many parts."""
+    return _dump({"v": INDEX_VERSION, "adapters": adapters, "digits": list_digits(adapters)}) + "\n"
+
+
 def build_index(
     entries: Iterable[IndexEntry],
     defaults: Defaults | None = None,
@@ -234,6 +250,13 @@ def build_index(
         yield path, write_lines(lines).encode()
     for path, lines in by_model.items():
         yield path, write_models(lines).encode()
+    chosen = [entry for entry in map(default_entry, by_name.values()) if entry is not None]
+    listed: dict[str, list[IndexEntry]] = {}
+    for entry in chosen:
+        listed.setdefault(list_path(entry.namespace, entry.name, list_digits(len(chosen))), []).append(entry)
+    yield "/index/list.json", write_list(len(chosen)).encode()
+    for path, lines in listed.items():
+        yield path, write_lines(lines).encode()
     index, spellings = EntryIndex(entries), Spellings(aliases)
     crowded = {
         (model, *pair): None
@@ -253,9 +276,9 @@ def build_index(
         path = bucket_path(line["model_name"], *line["word"].split("/"))
         found.setdefault(path, []).append(_dump(line))
         _note_split(split, path, line)
-    for path, listed in found.items():
+    for path, texts in found.items():
         if path.startswith("/index/w/"):
-            yield path, "".join(f"{line}\n" for line in listed).encode()
+            yield path, "".join(f"{line}\n" for line in texts).encode()
     pointers = default_pointers(defaults)
     for path in sorted({*by_bucket, *(path for path in found if path.startswith("/index/k/"))}):
         lines = by_bucket.get(path, [])

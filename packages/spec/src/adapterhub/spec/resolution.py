@@ -355,16 +355,7 @@ class _Query:
         return bool(self._kept(left))
 
     def _ambiguous(self, model_name: str, left: list[Adapter], pairs: int) -> AmbiguousAdapterError:
-        candidates = sorted((adapter.candidate for adapter in left), key=lambda one: (one["id"], one["adapter"]))
-        listed = ", ".join(f"{one['adapter']} ({one['id']})" for one in candidates[:10])
-        more = f", and {len(candidates) - 10} more" if len(candidates) > 10 else ""
-        means = f"{pairs} tasks" if pairs > 1 else f"{len(candidates)} adapters"
-        ways = "task/subtask, " if pairs > 1 else ""
-        return AmbiguousAdapterError(
-            f"{str(self.reference)!r} means {means} for {model_name}: {listed}{more}.",
-            hint=f"Write one of them as @namespace/name, or narrow it down by {ways}@namespace or config.",
-            candidates=candidates,
-        )
+        return ambiguous(self.reference, model_name, [adapter.candidate for adapter in left], pairs)
 
     def _close_paths(self, model_name: str) -> list[str]:
         table = self.index.models.get(model_name)
@@ -386,6 +377,27 @@ class _Query:
         names = {f"@{namespace}/{name}": versions for (namespace, name), versions in self.index.names.items()}
         same = [name for name in names if name.startswith(f"@{self.namespace}/")]
         return [next(iter(names[name].values())).adapter for name in _closest(fold(spelt), same or names)]
+
+
+def ambiguous(
+    reference: AdapterReference, model_name: str, candidates: Iterable[dict[str, str]], pairs: int
+) -> AmbiguousAdapterError:
+    """The error that lists what a path may mean.
+
+    Args:
+        candidates: `{"id": "task/subtask@ns", "adapter": "@ns/name"}`, each.
+        pairs: how many (task, subtask) they are of.
+    """
+    found = sorted(candidates, key=lambda one: (one["id"], one["adapter"]))
+    listed = ", ".join(f"{one['adapter']} ({one['id']})" for one in found[:10])
+    more = f", and {len(found) - 10} more" if len(found) > 10 else ""
+    means = f"{pairs} tasks" if pairs > 1 else f"{len(found)} adapters"
+    ways = "task/subtask, " if pairs > 1 else ""
+    return AmbiguousAdapterError(
+        f"{str(reference)!r} means {means} for {model_name}: {listed}{more}.",
+        hint=f"Write one of them as @namespace/name, or narrow it down by {ways}@namespace or config.",
+        candidates=found,
+    )
 
 
 def _tiers(reference: AdapterReference, table: Pairs, aliases: FoldedAliases) -> Iterator[tuple[str, Iterable[Pair]]]:

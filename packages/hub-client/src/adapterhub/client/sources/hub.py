@@ -9,12 +9,10 @@ from urllib.parse import quote
 
 from adapterhub.client.cache import Partial, hex_of
 from adapterhub.client.index import IndexAnswer
-from adapterhub.client.info import AdapterInfo
 from adapterhub.client.settings import Hub
-from adapterhub.client.sources.static import entry_filter, newest_of_each
+from adapterhub.client.sources.static import entry_filter, in_order, listed_infos
 from adapterhub.client.transport import Answer, Transport
 from adapterhub.spec.errors import AdapterNotFoundError, HubConnectionError, IntegrityError
-from adapterhub.spec.index import bucket_path, model_path, read_lines
 
 __all__ = ["HubSource"]
 
@@ -114,7 +112,7 @@ class HubSource:
             ) from error
 
     def adapters(self, filters: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """See `Source`. Pages of the live hub; the list of all versions of a static export."""
+        """See `Source`. Pages of the live hub; the list of all adapters of a static export."""
         cursor: str | None = None
         params = {key: value for key, value in filters.items() if value is not None and key != "limit"}
         limit = filters.get("limit")
@@ -140,24 +138,26 @@ class HubSource:
             seen.add(cursor)
 
     def _adapters_of_export(self, filters: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """A static export on a web server cannot be searched, but its index tells what there is for one model."""
-        model = filters.get("model")
-        if model is None:
+        """A static export on a web server cannot search, but it has a list of all adapters."""
+        about = self.transport.request("GET", "/index/list.json", accept=(404,))
+        told = about.json() if about.status == 200 else None
+        digits = told.get("digits") if isinstance(told, dict) else None
+        if not isinstance(digits, int) or not 0 <= digits <= 4:
             raise HubConnectionError(
-                f"{self.hub.url} is a static export: it can only list the adapters of one model.",
-                hint="Give model_name (--model), or look at its pages.",
+                f"{self.hub.url} has neither a search nor a list of its adapters.",
+                hint="Is it the address of a hub, or of a static export (adapterhub-server export-static)?",
             )
-        listing = self.transport.request("GET", quote(model_path(model), safe="/"), accept=(404,))
-        models = listing.json().get("models", {}) if listing.status == 200 else {}
-        pairs = {(str(pair[0]), str(pair[1])) for pair in models.get(model, {}).get("pairs", ())}
-        paths = sorted({bucket_path(model, task, subtask) for task, subtask in pairs})
+        names = [f"{number:0{digits}x}" for number in range(16**digits)] if digits else ["all"]
+        from concurrent.futures import ThreadPoolExecutor
+
+        def part(name: str) -> list[dict[str, Any]]:
+            answer = self.transport.request("GET", f"/index/list/{name}.jsonl", accept=(404,))
+            return list(listed_infos(answer.body, keep)) if answer.status == 200 else []
+
         keep = entry_filter(filters)
-        for path in paths:
-            answer = self.transport.request("GET", path, accept=(404,))
-            entries = read_lines(answer.body.decode()) if answer.status == 200 else []
-            for entry in newest_of_each(entry for entry in entries if entry.model_name == model):
-                if keep(entry):
-                    yield AdapterInfo.from_entry(entry).to_json()
+        with ThreadPoolExecutor(min(8, len(names))) as pool:
+            found = [item for items in pool.map(part, names) for item in items]
+        yield from in_order(found, filters)
 
     def resolve_remotely(self, params: Mapping[str, Any]) -> Answer:
         """What the live hub itself says about a reference (`GET /v1/resolve`); asked only for its better errors."""

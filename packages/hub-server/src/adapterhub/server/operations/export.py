@@ -28,7 +28,9 @@ from adapterhub.server.storage import Storage
 from adapterhub.server.storage.database import hub_text
 from adapterhub.server.storage.tables import adapters, hub, manifests, organisations, version_files, versions
 from adapterhub.spec.errors import IntegrityError, PolicyError, StorageError
-from adapterhub.spec.index import all_path, bucket_path, model_path, namespace_path, word_path
+from adapterhub.spec.index import IndexEntry, all_path, bucket_path, list_path, model_path, namespace_path, word_path
+from adapterhub.spec.index_files import list_digits, write_list
+from adapterhub.spec.resolution import default_entry
 
 __all__ = ["Export", "export_static"]
 
@@ -72,6 +74,7 @@ def export_static(
                 _put(folder, path, body, done)
                 if path.startswith(("/index/k/", "/index/w/")):
                     _put_pages(connection, folder, path, done)
+            _put_list(connection, folder, changed, done)
             tell(f"{len(paths)} index files looked at")
             wanted = _content(connection, storage, folder, done)
             tell(f"{done.blobs} new manifests and blobs")
@@ -140,6 +143,56 @@ def _put_pages(connection: Connection, folder: Path, path: str, done: Export) ->
         done.removed += 1
     for name, body in pages.items():
         _put(folder, f"{path.removesuffix('.jsonl')}/{name}.jsonl", body, done)
+
+
+def _put_list(connection: Connection, folder: Path, changed: list[Any], done: Export) -> None:
+    """The list of all adapters: a static copy answers no search, so that clients read this."""
+    rows = connection.execute(
+        select(adapters.c.id, adapters.c.name, organisations.c.name.label("ns"))
+        .join(organisations, organisations.c.id == adapters.c.organisation_id)
+        .where(adapters.c.listed, adapters.c.private == false())
+    ).all()
+    known = _file(folder, "/index/list.json")
+    head, digits = write_list(len(rows)).encode(), list_digits(len(rows))
+    before = json.loads(known.read_bytes()).get("digits") if known.exists() else None
+    parts: dict[str, list[int]] = {}
+    for row in rows:
+        parts.setdefault(list_path(row.ns, row.name, digits), []).append(row.id)
+    wanted = parts.keys() | {list_path(row.ns, row.name, digits) for row in changed}
+    if before == digits:
+        wanted = {list_path(row.ns, row.name, digits) for row in changed}
+    elif known.exists():
+        for file in known.with_name("list").glob("*.jsonl"):
+            if f"/index/list/{file.name}" not in parts:
+                file.unlink()
+                done.removed += 1
+    for path in sorted(wanted):
+        lines = [
+            line
+            for start in range(0, len(parts.get(path, ())), 400)
+            for line in _listed(connection, parts[path][start : start + 400])
+        ]
+        _put(folder, path, "".join(f"{line}\n" for line in lines).encode() or None, done)
+    _put(folder, "/index/list.json", head, done)
+
+
+def _listed(connection: Connection, ids: list[int]) -> Iterator[str]:
+    """For each adapter the line of its default version, with downloads and description."""
+    found: dict[int, tuple[Any, list[IndexEntry]]] = {}
+    query = (
+        select(adapters.c.id, adapters.c.downloads, adapters.c.description, versions.c.line)
+        .join(versions, versions.c.adapter_id == adapters.c.id)
+        .where(adapters.c.id.in_(ids), versions.c.state == "published")
+        .order_by(adapters.c.id, versions.c.serial)
+    )
+    for row in connection.execute(query):
+        found.setdefault(row.id, (row, []))[1].append(IndexEntry.from_json(json.loads(row.line)))
+    for row, entries in found.values():
+        chosen = default_entry(entries)
+        if chosen is not None:
+            about = {"downloads": row.downloads, "description": row.description[:500]}
+            document = {**chosen.to_json(), **{key: value for key, value in about.items() if value}}
+            yield json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def _content(connection: Connection, storage: Storage, folder: Path, done: Export) -> set[str]:

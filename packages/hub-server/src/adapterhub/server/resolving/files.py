@@ -132,21 +132,79 @@ def index_pages(
             wanted |= {(model, fold(task), fold(subtask)) for task, subtask, _ in [*line.pairs, *line.yanked]}
     starts: dict[str, list[str]] = {}
     lines: dict[str, list[str]] = {}
-    for key in sorted(wanted):
-        query = _published(viewer, key).add_columns(organisations.c.key).order_by(versions.c.serial)
-        if namespace is not None:
-            query = query.where(organisations.c.key == namespace)
-        own: dict[str, list[str]] = {}
-        for row in connection.execute(query):
-            own.setdefault(row.key, []).append(row.line)
-        if not own:
-            continue
-        pointer, counts = _pointer(connection, key, viewer), count_line(*key, _counts(connection, key, viewer), most=2)
-        for name, found in own.items():
+    own = _by_namespace(connection, wanted, viewer, namespace)
+    kinds = _kinds(connection, {key[0] for key in own})
+    for key in sorted(own):
+        few = _few(connection, key, kinds.get(key, set())) if viewer is ANONYMOUS else _counts(connection, key, viewer)
+        pointer, counts = _pointer(connection, key, viewer), count_line(*key, few, most=2)
+        for name, found in own[key].items():
             starts.setdefault(name, []).extend([*pointer, counts])
             lines.setdefault(name, []).extend(found)
     # default pointers first, as in every file of the index
     return {name: _lines(sorted(starts[name], key=_is_count) + lines[name]) or b"" for name in lines}
+
+
+def _by_namespace(
+    connection: Connection, wanted: set[_Key], viewer: Viewer, namespace: str | None
+) -> dict[_Key, dict[str, list[str]]]:
+    """The lines of these pairs by namespace, in the order they were published."""
+    found: dict[_Key, dict[str, list[str]]] = {}
+    lines = (
+        select(
+            versions.c.line,
+            adapters.c.model_name,
+            adapters.c.task_key,
+            adapters.c.subtask_key,
+            organisations.c.key,
+        )
+        .join(adapters, adapters.c.id == versions.c.adapter_id)
+        .join(organisations, organisations.c.id == adapters.c.organisation_id)
+        .where(versions.c.state == "published", viewer.sees(adapters))
+        .order_by(versions.c.serial)
+    )
+    if namespace is None:
+        queries = [lines.where(*_is_pair(key)) for key in sorted(wanted)]
+    else:
+        # what one publisher has for a model is little beside what a word finds: look there, then take the lines
+        owner = select(organisations.c.id).where(organisations.c.key == namespace).scalar_subquery()
+        rows = connection.execute(
+            select(adapters.c.id, adapters.c.model_name, adapters.c.task_key, adapters.c.subtask_key).where(
+                adapters.c.organisation_id == owner, adapters.c.model_name.in_({key[0] for key in wanted})
+            )
+        )
+        ids = [row.id for row in rows if (row.model_name, row.task_key, row.subtask_key) in wanted]
+        queries = [lines.where(adapters.c.id.in_(ids[start : start + 400])) for start in range(0, len(ids), 400)]
+    for query in queries:
+        for row in connection.execute(query):
+            key = row.model_name, row.task_key, row.subtask_key
+            found.setdefault(key, {}).setdefault(row.key, []).append(row.line)
+    return found
+
+
+def _kinds(connection: Connection, models: set[str]) -> dict[_Key, set[str]]:
+    """The types of adapters there are of each pair of these models."""
+    found: dict[_Key, set[str]] = {}
+    for row in connection.execute(select(pairs).where(pairs.c.model_name.in_(models))) if models else ():
+        found.setdefault((row.model_name, fold(row.task), fold(row.subtask)), set()).add(row.type)
+    return found
+
+
+def _few(connection: Connection, key: _Key, kinds: set[str]) -> dict[str, tuple[int, int]]:
+    """As `_counts` for what everybody sees, but no further than two."""
+    found = {}
+    for kind in sorted(kinds):
+        some = (
+            select(adapters.c.id)
+            .distinct()
+            .join(versions, versions.c.adapter_id == adapters.c.id)
+            .where(
+                versions.c.state == "published", adapters.c.private == false(), adapters.c.type == kind, *_is_pair(key)
+            )
+            .limit(2)
+        )
+        live = len(connection.execute(some.where(versions.c.yanked == false())).all())
+        found[kind] = live, 2 if live == 2 else len(connection.execute(some).all())
+    return found
 
 
 def _bucket_file(connection: Connection, bucket: str, viewer: Viewer) -> bytes | None:
@@ -205,15 +263,6 @@ def _in_bucket(bucket: str, viewer: Viewer) -> Any:
         .join(adapters, adapters.c.id == versions.c.adapter_id)
         .where(versions.c.bucket == bucket, versions.c.state == "published", viewer.sees(adapters))
         .order_by(versions.c.serial)
-    )
-
-
-def _published(viewer: Viewer, key: _Key) -> Any:
-    return (
-        select(versions.c.line)
-        .join(adapters, adapters.c.id == versions.c.adapter_id)
-        .join(organisations, organisations.c.id == adapters.c.organisation_id)
-        .where(versions.c.state == "published", viewer.sees(adapters), *_is_pair(key))
     )
 
 

@@ -10,9 +10,10 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, false, func, or_, select, true, tuple_
+from sqlalchemy import Connection, and_, bindparam, false, func, or_, select, true, tuple_
 
 from adapterhub.server.accounts.viewer import Viewer
+from adapterhub.server.resolving.crowds import Place, deciding_entries, is_crowded, others, own_and_others
 from adapterhub.server.storage.records import entry_of
 from adapterhub.server.storage.tables import adapters, organisations, pair_defaults, pair_words, pairs, versions
 from adapterhub.spec.errors import AdapterNotFoundError
@@ -37,8 +38,6 @@ _SIMILAR_SECONDS = 30.0
 _SIMILAR_MODELS = 64
 _CACHED_PAIRS = 2048
 _FEW_PAIRS = 8  # up to so many pairs are asked for one by one, and kept
-_ENOUGH_ENTRIES = 2000  # to tell that a word is ambiguous
-_A_FEW_OTHERS = 100
 
 
 @functools.cache
@@ -75,15 +74,22 @@ def resolve_reference(
         return resolve(parsed, [], **context)  # raises, saying what is missing
     else:
         keys = _matching_pairs(connection, parsed, viewer, model_name, version is not None, type, aliases)
-        if len(keys) > _FEW_PAIRS:
-            index = _entries_of_many(connection, parsed, model_name, keys, viewer, all_of_them=config is not None)
-        else:
-            index = entries_of_pairs(connection, model_name, keys, viewer)
+        place = Place(model_name, tuple(keys), type, parsed.is_pinned or version is not None)
         defaults = default_pointers(connection, model_name, keys) if keys else {}
+        if len(keys) <= 1 and not is_crowded(connection, place):
+            index = entries_of_pairs(connection, model_name, keys, viewer)
+        elif parsed.namespace is not None:
+            index = own_and_others(connection, place, parsed.namespace, viewer)
+        elif config is None:
+            index = deciding_entries(connection, parsed, place, viewer, defaults)
+        elif len(keys) <= _FEW_PAIRS:
+            index = entries_of_pairs(connection, model_name, keys, viewer)
+        else:
+            index = _some_entries(connection, model_name, keys, viewer)
     try:
         return resolve(parsed, index, defaults=defaults, **context)
     except AdapterNotFoundError:
-        wider = [*index, *_more_entries(connection, parsed, viewer, model_name, aliases)]
+        wider = [*index, *_more_entries(connection, parsed, viewer, model_name, aliases, config)]
         return resolve(parsed, wider, defaults=defaults, **context)
 
 
@@ -134,44 +140,14 @@ def default_pointers(
     return found
 
 
-def _entries_of_many(
-    connection: Connection,
-    reference: AdapterReference,
-    model_name: str,
-    keys: Sequence[tuple[str, str]],
-    viewer: Viewer,
-    *,
-    all_of_them: bool,
-) -> list[IndexEntry]:
-    """The entries for a word that finds many pairs. It is ambiguous unless a publisher or a config narrows it down, so that
-    without these a part of the entries tells as much as all."""
-    limit = None if all_of_them else _ENOUGH_ENTRIES
-    found: list[IndexEntry] = []
-    if reference.namespace is not None and not all_of_them:
-        own = organisations.c.key == fold(reference.namespace)
-        found += _some_entries(connection, model_name, keys, viewer, None, own)
-        limit = _A_FEW_OTHERS  # that there are others, too, is part of the answer
-    return found + _some_entries(connection, model_name, keys, viewer, limit, true())
-
-
 def _some_entries(
-    connection: Connection,
-    model_name: str,
-    keys: Sequence[tuple[str, str]],
-    viewer: Viewer,
-    limit: int | None,
-    condition: ColumnElement[bool],
+    connection: Connection, model_name: str, keys: Sequence[tuple[str, str]], viewer: Viewer
 ) -> list[IndexEntry]:
     found: list[IndexEntry] = []
     for start in range(0, len(keys), 400):
         some = tuple_(adapters.c.task_key, adapters.c.subtask_key).in_(list(keys[start : start + 400]))
-        query = _lines().where(adapters.c.model_name == model_name, some, viewer.sees(adapters), condition)
-        query = query.order_by(versions.c.serial)
-        if limit is not None:
-            query = query.limit(limit - len(found))
-        found += [entry_of(row.line) for row in connection.execute(query)]
-        if limit is not None and len(found) >= limit:
-            break
+        query = _lines().where(adapters.c.model_name == model_name, some, viewer.sees(adapters))
+        found += [entry_of(row.line) for row in connection.execute(query.order_by(versions.c.serial))]
     return found
 
 
@@ -338,6 +314,7 @@ def _more_entries(
     viewer: Viewer,
     model_name: str | None,
     aliases: dict[str, str],
+    config: Any,
 ) -> list[IndexEntry]:
     """Entries that make a good answer of "not found": other models that have it, and names that are close."""
     if reference.is_direct:
@@ -356,7 +333,14 @@ def _more_entries(
     for other in sorted(by_model)[:_MAX_MODELS]:
         _, chosen = match_pairs(reference, by_model[other], aliases)
         keys = list(dict.fromkeys((fold(task), fold(subtask)) for task, subtask in chosen))
-        if keys and other != model_name:
+        if not keys or other == model_name:
+            continue
+        place = Place(other, tuple(keys[:20]), None, True)
+        if reference.namespace is not None:
+            found += own_and_others(connection, place, reference.namespace, viewer)
+        elif config is None:
+            found += others(connection, place, viewer, limit=2)
+        else:
             found += entries_of_pairs(connection, other, keys[:20], viewer)
     if model_name is not None:
         close = _close_pairs(connection, reference, model_name)
