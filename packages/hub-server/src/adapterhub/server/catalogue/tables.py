@@ -81,6 +81,7 @@ listings = Table(
     Index("ix_listings_pair", "kind", "task_key", "subtask_key", "rank"),
     Index("ix_listings_namespace", "namespace_key", "name_key"),
     Index("ix_listings_name", "name_key"),
+    Index("ix_listings_model", "model_name", "name_key"),
     Index("ix_listings_updated", "updated_at"),
 )
 

@@ -6,7 +6,7 @@ import functools
 import heapq
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -366,32 +366,21 @@ def _close_pairs(connection: Connection, reference: AdapterReference, model_name
 
 
 class _SimilarPairs:
-    """The pairs of one model by the letter pairs in them."""
+    """The pairs of one model with the letter pairs in them."""
 
     def __init__(self, rows: Iterable[tuple[str, str]]) -> None:
-        self._pairs = list(dict.fromkeys((fold(task), fold(subtask)) for task, subtask in rows))
-        self._by_gram: dict[str, list[int]] = {}
-        self._sizes: list[tuple[int, int, int]] = []
-        for number, (task, subtask) in enumerate(self._pairs):
-            grams = _grams(task), _grams(subtask)
-            both = grams[0] | grams[1]
-            self._sizes.append((len(grams[0]), len(grams[1]), len(both)))
-            for gram in both:
-                self._by_gram.setdefault(gram, []).append(number)
+        self._pairs = [(task, subtask, *_grams_of_pair(task, subtask)) for task, subtask in dict.fromkeys(rows)]
 
     def closest(self, path: str, *, whole: bool) -> list[tuple[str, str]]:
-        """The best pairs for `task/subtask` (`whole`) or for a word."""
+        """The best folded pairs for `task/subtask` (`whole`) or for a word."""
         grams = _grams(path)
-        shared: Counter[int] = Counter()
-        for gram in grams:
-            shared.update(self._by_gram.get(gram, ()))
-
-        def score(number: int, count: int) -> float:
-            task, subtask, both = self._sizes[number]
-            return -count / (max(len(grams), both if whole else min(task, subtask)))
-
-        best = heapq.nsmallest(_CLOSE_PAIRS, ((score(number, count), number) for number, count in shared.items()))
-        return [self._pairs[number] for _, number in best]
+        scored: list[tuple[float, int]] = []
+        for number, (_, _, both, least) in enumerate(self._pairs):
+            shared = len(grams & both)
+            if shared:
+                scored.append((-shared / max(len(grams), len(both) if whole else least), number))
+        best = heapq.nsmallest(_CLOSE_PAIRS, scored)
+        return list(dict.fromkeys((fold(self._pairs[number][0]), fold(self._pairs[number][1])) for _, number in best))
 
 
 class _SimilarCache:
@@ -409,7 +398,7 @@ class _SimilarCache:
                 self._kept.move_to_end(key)
                 return found[1]
         rows = connection.execute(select(pairs.c.task, pairs.c.subtask).where(pairs.c.model_name == model_name))
-        made = _SimilarPairs((row.task, row.subtask) for row in rows)
+        made = _SimilarPairs((row[0], row[1]) for row in rows)
         with self._lock:
             self._kept[key] = (clock, made)
             while len(self._kept) > _SIMILAR_MODELS:
@@ -418,6 +407,13 @@ class _SimilarCache:
 
 
 _similar = _SimilarCache()
+
+
+@functools.lru_cache(maxsize=4096)
+def _grams_of_pair(task: str, subtask: str) -> tuple[frozenset[str], int]:
+    """The letter pairs of both together, and how many the one has that has fewer; many models have the same pairs."""
+    left, right = _grams(fold(task)), _grams(fold(subtask))
+    return frozenset(left | right), min(len(left), len(right))
 
 
 def _grams(text: str) -> set[str]:

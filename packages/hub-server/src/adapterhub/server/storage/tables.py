@@ -237,6 +237,7 @@ adapters = Table(
     UniqueConstraint("organisation_id", "key"),
     Index("ix_adapters_model_pair", "model_name", "task_key", "subtask_key", "serial"),
     Index("ix_adapters_pair", "task_key", "subtask_key", "model_name"),
+    Index("ix_adapters_owner_pair", "organisation_id", "model_name", "task_key", "subtask_key"),
     Index("ix_adapters_private", "private", "model_name"),
     Index("ix_adapters_updated", "updated_at"),
     Index("ix_adapters_serial", "serial"),
