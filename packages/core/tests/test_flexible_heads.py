@@ -148,6 +148,40 @@ def test_a_sequence_to_sequence_head_trains_and_generates(models: Path, kind: st
     assert model.generate(**inputs(), max_new_tokens=3, min_new_tokens=3, do_sample=False).shape == (4, 4)
 
 
+@pytest.mark.parametrize("kind", ["bart", "t5"])
+def test_a_sequence_to_sequence_head_computes_what_the_task_class_does(models: Path, kind: str, tmp_path: Path) -> None:
+    """T5 makes the decoder's states smaller before its tied embeddings; BART adds an offset of zeros."""
+    stock = ah.init(transformers.AutoModelForSeq2SeqLM.from_pretrained(models / kind)).eval()
+    stock.add_adapter("a", config="houlsby[reduction_factor=4]")
+    stock.active_adapters = "a"
+    stock.save_adapter(tmp_path / "a", "a")
+    model = adapter_model(models, kind)
+    model.load_adapter(tmp_path / "a", set_active=True)
+    if not model.active_head:  # a tied head is no part of the checkpoint
+        model.add_seq2seq_lm_head("a")
+    batch = {**inputs(), "decoder_input_ids": inputs(length=5, seed=3)["input_ids"]}
+    torch.testing.assert_close(model(**batch).logits, stock(**batch).logits, rtol=0, atol=1e-5)
+
+
+def test_an_image_is_summed_up_as_its_family_does(tmp_path: Path) -> None:
+    """BEiT classifies the mean of its patches, ViT its class token."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for kind in ("beit", "vit"):
+        config = transformers.AutoConfig.for_model(
+            kind, image_size=16, patch_size=8, vocab_size=96, num_labels=3, **sizes
+        )
+        torch.manual_seed(0)
+        stock = transformers.AutoModelForImageClassification.from_config(config).eval()
+        stock.base_model.save_pretrained(tmp_path / kind)
+        model = ah.AutoAdapterModel.from_pretrained(tmp_path / kind).eval()
+        model.add_image_classification_head("head", num_labels=3, layers=1)
+        model.heads["head"].layers.out.load_state_dict(stock.classifier.state_dict())
+        torch.testing.assert_close(
+            model(pixel_values=pixels).logits, stock(pixel_values=pixels).logits, rtol=0, atol=1e-5
+        )
+
+
 def adapter_copy(model: Any, models: Path, kind: str) -> Any:
     fresh = adapter_model(models, kind)
     fresh.add_adapter("a")

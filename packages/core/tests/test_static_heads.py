@@ -263,3 +263,74 @@ def test_both_heads_of_a_batch_split_train(base: Path) -> None:
     train(model, {**inputs(), **LABELS})
     for name, kept in before.items():
         assert not any(map(torch.equal, kept, ah_heads(model).parameters(name).values())), name
+
+
+def masked(base: Path) -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    return ah.init(transformers.AutoModelForMaskedLM.from_pretrained(base)).eval()
+
+
+def test_the_output_bias_of_a_language_model_belongs_to_its_head(base: Path, tmp_path: Path) -> None:
+    """Its parameter has two names in the model, and the one that computes is not the one it is saved under."""
+    model = masked(base)
+    plain = model(**inputs()).logits
+    model.add_adapter("a")
+    model.train_adapter("a")
+    bias = {name: p for name, p in model.named_parameters() if name == "cls.predictions.bias"}["cls.predictions.bias"]
+    model(**inputs(), labels=inputs()["input_ids"]).loss.backward()
+    assert bias.grad is not None and bias.grad.abs().sum() > 0
+    with torch.no_grad():
+        bias.add_(1.0)
+    raised = model.eval()(**inputs()).logits
+    model.active_adapters = None
+    assert torch.equal(model(**inputs()).logits, plain)
+    model.active_adapters = "a"
+    assert torch.equal(model(**inputs()).logits, raised) and not torch.allclose(raised, plain, atol=0.5)
+    rows = model(**inputs(), adapter_names=["a", None, None, "a"]).logits
+    torch.testing.assert_close(rows, torch.stack([raised[0], plain[1], plain[2], raised[3]]))
+    model.save_adapter(tmp_path / "a", "a")
+    other = masked(base)
+    other.load_adapter(tmp_path / "a", set_active=True)
+    assert torch.equal(other(**inputs()).logits, raised)
+
+
+def test_what_is_tied_may_come_with_a_head_if_it_is_the_same(base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model = masked(base)
+    model.add_adapter("a")
+    model.train_adapter("a")
+    model.save_adapter(tmp_path / "a", "a", format="adapters")
+    state = load_file(tmp_path / "a" / "model_head.safetensors")
+    tied = {
+        "cls.predictions.decoder.weight": model.get_input_embeddings().weight.detach().clone(),
+        "cls.predictions.decoder.bias": state["cls.predictions.bias"].clone(),
+    }
+    save_file({**state, **tied}, tmp_path / "a" / "model_head.safetensors")
+    other = masked(base)
+    other.load_adapter(tmp_path / "a", set_active=True)
+    tied["cls.predictions.decoder.weight"] += 1
+    save_file({**state, **tied}, tmp_path / "a" / "model_head.safetensors")
+    with pytest.raises(CheckpointError, match=r"decoder\.weight"):
+        other.load_adapter(tmp_path / "a", load_as="b")
+
+
+def test_a_head_on_a_class_that_is_the_transformer_itself(tmp_path: Path) -> None:
+    """T5ForQuestionAnswering has no inner T5Model: its two towers and its head stand side by side."""
+    write_model(tmp_path / "t5", "t5")
+    torch.manual_seed(0)
+    model = ah.init(transformers.T5ForQuestionAnswering.from_pretrained(tmp_path / "t5")).eval()
+    model.add_adapter("a")
+    model.train_adapter("a")
+    assert trainable(model) == {"qa_outputs.weight", "qa_outputs.bias"}
+    batch = {**inputs(), "decoder_input_ids": inputs()["input_ids"]}
+    train(model, {**batch, "start_positions": torch.tensor([1, 2, 3, 4]), "end_positions": torch.tensor([2, 3, 4, 5])})
+    wanted = model(**batch).start_logits
+    model.save_adapter(tmp_path / "a", "a")
+    torch.manual_seed(1)
+    other = ah.init(transformers.T5ForQuestionAnswering.from_pretrained(tmp_path / "t5")).eval()
+    other.load_adapter(tmp_path / "a", set_active=True)
+    torch.testing.assert_close(other(**batch).start_logits, wanted, rtol=0, atol=1e-6)
+    flexible = ah.AutoAdapterModel.from_pretrained(tmp_path / "t5").eval()
+    flexible.load_adapter(tmp_path / "a", set_active=True)
+    torch.testing.assert_close(flexible(**batch).start_logits, wanted, rtol=0, atol=1e-5)

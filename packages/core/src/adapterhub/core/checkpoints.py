@@ -28,6 +28,7 @@ from adapterhub.core.formats.checkpoint import (
 )
 from adapterhub.core.formats.files import write_folder
 from adapterhub.core.heads.attached import heads_of
+from adapterhub.core.heads.static import StaticHeads
 from adapterhub.core.layout import legacy_hosts
 from adapterhub.core.pool import Adapter, Pool, pool_of
 from adapterhub.core.resolvers import resolve_to_folder
@@ -502,6 +503,8 @@ def _load_head(model: nn.Module, name: str, head: HeadCheckpoint | None, strict:
         return [], []
     heads = heads_of(model)
     if not heads:
+        if strict and isinstance(heads, StaticHeads):
+            heads.check_tied(head)
         return [], [f"this model has no place for a head; the {head.config.head_type} head was not loaded"]
     return heads.load(name, head, strict), []
 

@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 from adapterhub.spec.errors import InvalidConfigError
 from adapterhub.spec.heads import HeadConfig
 
-__all__ = ["DenseStack", "HeadInput", "PredictionHead", "activation", "sequence_summary", "summary_of"]
+__all__ = ["DenseStack", "HeadInput", "PredictionHead", "activation", "sequence_summary", "summary_of", "token_scale"]
 
 
 @dataclass(slots=True)
@@ -75,6 +75,16 @@ class PredictionHead(nn.Module):
         """Logits, and a loss where the call has `labels`."""
         raise NotImplementedError
 
+    def tokens(self, given: HeadInput) -> Tensor:
+        """The state of every token [B, T, H], as the model's own language-model head gets it: T5 makes it smaller by √H."""
+        scale = token_scale(self.model_config)
+        return given.hidden if scale == 1.0 else given.hidden * scale
+
+
+def token_scale(model_config: Any) -> float:
+    """By what the last hidden states are multiplied before the vocabulary (Raffel et al., 2020: H^-0.5 with tied embeddings)."""
+    return float(model_config.d_model) ** -0.5 if getattr(model_config, "scale_decoder_outputs", False) else 1.0
+
 
 class DenseStack(nn.Module):
     """`layers` dense layers, dropout before each and an activation between them: [.., in] → [.., out].
@@ -111,8 +121,15 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
     return function
 
 
+#: Image models that classify the mean of their patches, which their pooler (without weights of its own) gives.
+_POOLED = frozenset({"beit", "data2vec-vision"})
+
+
 def summary_of(model_config: Any) -> str:
-    """Which position stands for a whole text in this kind of model: `first`, `last` (not padding) or `eos`."""
+    """What stands for a whole text or image in this kind of model: the `first` token, the `last` (not padding), the last
+    `eos`, or what the model itself `pooled`."""
+    if getattr(model_config, "model_type", None) in _POOLED:
+        return "pooled"
     if getattr(model_config, "is_encoder_decoder", False):
         return "eos"
     kind = str(getattr(model_config, "model_type", ""))
@@ -121,13 +138,14 @@ def summary_of(model_config: Any) -> str:
 
 def sequence_summary(given: HeadInput, model_config: Any, use_pooler: bool) -> Tensor:
     """One vector a row, [B, H]: the pooled output, or the state of the first, the last, or the last end-of-text token."""
-    if use_pooler:
+    how = summary_of(model_config)
+    if use_pooler or how == "pooled":
         pooled = getattr(given.outputs, "pooler_output", None)
         if pooled is None:
             raise InvalidConfigError("The head uses the pooler, and this model has none.", hint="Set use_pooler=False.")
         result: Tensor = pooled
         return result
-    hidden, how = given.hidden, summary_of(model_config)
+    hidden = given.hidden
     if how == "first":
         return hidden[:, 0]
     rows = torch.arange(hidden.shape[0], device=hidden.device)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from adapterhub.core.formats.checkpoint import HeadCheckpoint
+from adapterhub.core.heads.base import token_scale
 from adapterhub.core.heads.kinds import kind_of_head
 from adapterhub.spec.errors import CheckpointError
 from adapterhub.spec.heads import HeadConfig
@@ -42,10 +43,12 @@ def static_to_flexible(head: HeadCheckpoint, model_config: Any) -> HeadCheckpoin
         path, _, leaf = key.rpartition(".")
         if path in places:
             tensors[f"{places[path]}.{leaf}"] = tensor
-        elif not key.startswith("base."):
+        elif not key.startswith("base.") and not (path == "" and bool((tensor == 0).all())):  # an offset of nothing
             rest.append(key)
     if rest:
         raise CheckpointError(f"The head of {model_class} has {', '.join(rest)}, which no flexible head has.")
+    if kind == "question_answering":  # their static one reads the states as they are
+        tensors["layers.out.weight"] = tensors["layers.out.weight"] / token_scale(model_config)
     bias = any(key.endswith("out.bias") for key in tensors)
     out = tensors.get("layers.out.weight")
     labelled = kind in ("classification", "image_classification", "tagging", "question_answering")
@@ -103,7 +106,8 @@ def flexible_to_static(
         path, _, leaf = key.rpartition(".")
         if path not in back:
             raise CheckpointError(f"This model's head has no place for {key!r}.", hint="Pass with_head=False.")
-        tensors[f"{back[path]}.{leaf}"] = tensor
+        rescaled = kind == "question_answering" and leaf == "weight" and path == "layers.out"
+        tensors[f"{back[path]}.{leaf}"] = tensor * token_scale(model_config) if rescaled else tensor
     return tensors
 
 

@@ -52,7 +52,7 @@ class LanguageModelHead(PredictionHead):
 
     def logits(self, given: HeadInput) -> Tensor:
         """Scores over the vocabulary for every position."""
-        x = given.hidden
+        x = self.tokens(given)
         for linear, norm in zip(self.dense, self.norm, strict=True):
             x = norm(self.act(linear(x)))
         if given.inverse is not None:

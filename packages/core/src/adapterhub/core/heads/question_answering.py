@@ -24,7 +24,7 @@ class QuestionAnsweringHead(PredictionHead):
         self.layers = DenseStack(config, self.hidden_size, config.num_labels or 2, self.dropout_prob)
 
     def forward(self, given: HeadInput) -> ModelOutput:
-        logits = self.layers(given.hidden)
+        logits = self.layers(self.tokens(given))
         start_logits, end_logits = logits[..., 0].contiguous(), logits[..., 1].contiguous()
         loss, starts, ends = None, given.get("start_positions"), given.get("end_positions")
         if starts is not None and ends is not None:

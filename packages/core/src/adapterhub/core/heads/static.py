@@ -16,7 +16,7 @@ How an adapter gets its own
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,8 +56,10 @@ class StaticHeads:
         self.kind = kind_of_head(model_class)
         self.base_path = next((name for name, module in model.named_modules() if module is base), "")
         self.keys = _head_parameters(model, base, self.kind)
+        #: key → every place that holds the parameter: (path of the module, name there); BERT's output bias has two
+        self.places = _places(model, self.keys)
         #: path → module that owns head parameters
-        self.owners = {path: model.get_submodule(path) for path in dict.fromkeys(_cut(key)[0] for key in self.keys)}
+        self.owners = {path: model.get_submodule(path) for places in self.places.values() for path, _ in places}
         self.original = {key: self._live(key) for key in self.keys}
         self.copies: dict[str, dict[str, nn.Parameter]] = {}
         self.active: str | None = None
@@ -66,6 +68,7 @@ class StaticHeads:
         self._handles = [
             module.register_forward_hook(functools.partial(_dispatch, self, path), with_kwargs=True)
             for path, module in self.owners.items()
+            if path in {_computing(places, self.owners) for places in self.places.values()}
         ]
         config = getattr(model, "config", None)
         self.num_labels = int(getattr(config, "num_labels", 2) or 2)
@@ -123,8 +126,8 @@ class StaticHeads:
         if name == self.active:
             return
         for key, parameter in self.parameters(name).items():
-            path, leaf = _cut(key)
-            self.owners[path]._parameters[leaf] = parameter
+            for path, leaf in self.places[key]:
+                self.owners[path]._parameters[leaf] = parameter
         self.active = name
         self._store()
 
@@ -145,9 +148,9 @@ class StaticHeads:
         clone._forward_hooks = type(owner._forward_hooks)()
         clone._forward_pre_hooks = type(owner._forward_pre_hooks)()
         for key, parameter in self.parameters(name).items():
-            where, leaf = _cut(key)
-            if where == path:
-                clone._parameters[leaf] = parameter
+            for where, leaf in self.places[key]:
+                if where == path:
+                    clone._parameters[leaf] = parameter
         return clone
 
     def save(self, name: str) -> HeadCheckpoint | None:
@@ -178,8 +181,42 @@ class StaticHeads:
                 f"The checkpoint's head is that of {head.config.model_class}, this model is a {self.model_class}.",
                 hint="Pass with_head=False to load the adapter alone.",
             )
-        self.add(name, {self._in(key): value for key, value in tensors.items()}, strict)
+        given = {self._in(key): value for key, value in tensors.items()}
+        self.add(name, self._own(given), strict)
         return list(tensors)
+
+    def _own(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`tensors` without those this model has elsewhere already, tied: a second name of a part of the head, or the
+        embeddings of the model with the same numbers."""
+        live = dict(self.model.named_parameters(remove_duplicate=False))
+        names = {id(live[key]): key for key in self.original if key in live}
+        found: dict[str, Tensor] = {}
+        for key, value in tensors.items():
+            parameter = live.get(key)
+            if key in self.original or parameter is None:
+                found[key] = value
+            elif id(parameter) in names:
+                found.setdefault(names[id(parameter)], value)
+            elif not _equal(parameter, value):
+                found[key] = value
+        return found
+
+    def check_tied(self, head: HeadCheckpoint) -> None:
+        """That a model without a head of its own computes with what the checkpoint's head holds, as far as it has it.
+
+        Raises:
+            CheckpointError: it has other numbers there.
+        """
+        live = dict(self.model.named_parameters(remove_duplicate=False))
+        if head.config.head_type != "static":
+            return
+        for key, value in head.tensors.items():
+            parameter = live.get(self._in(key))
+            if parameter is not None and not _equal(parameter, value):
+                raise CheckpointError(
+                    f"{key} of the checkpoint's head is not this {self.model_class}'s, which is tied to its embeddings.",
+                    hint="Load the base model the adapter was made on with its own head, or pass with_head=False.",
+                )
 
     def config(self) -> HeadConfig:
         """What is written beside the tensors."""
@@ -290,10 +327,34 @@ def _dispatch(
     return torch.cat(parts)
 
 
+def _places(model: nn.Module, keys: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+    """Key → all the names of its parameter in the model, its own first, each taken apart."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    live = dict(model.named_parameters())
+    return {key: [_cut(name) for name in dict.fromkeys([key, *names[id(live[key])]])] for key in keys}
+
+
+def _computing(places: Sequence[tuple[str, str]], owners: Mapping[str, nn.Module]) -> str:
+    """Path of the module that computes with a parameter: of several that hold it, one without parts."""
+    return next((path for path, _ in places if not owners[path]._modules), places[0][0])
+
+
 def _cut(key: str) -> tuple[str, str]:
     """`classifier.dense.weight` → (`classifier.dense`, `weight`)."""
     path, _, leaf = key.rpartition(".")
     return path, leaf
+
+
+def _equal(parameter: nn.Parameter, value: Tensor) -> bool:
+    if parameter.shape != value.shape or parameter.is_meta:
+        return parameter.shape == value.shape
+    return torch.equal(parameter.detach(), value.to(parameter.device, parameter.dtype))
+
+
+#: Modules task classes put their head in, of those that hold a transformer's parts themselves (`T5ForQuestionAnswering`).
+_HEAD_MODULES = frozenset({"classification_head", "classifier", "pre_classifier", "qa_outputs", "score"})
 
 
 def _head_parameters(model: nn.Module, base: nn.Module, kind: str | None) -> list[str]:
@@ -325,6 +386,8 @@ def _is_output(model: nn.Module, name: str) -> bool:
     output = getattr(model, "get_output_embeddings", lambda: None)()
     if isinstance(output, nn.Embedding):
         return False  # the text's embeddings, used a second time
+    if name.split(".")[0] in _HEAD_MODULES:
+        return True
     path = (
         next((path for path, module in model.named_modules() if module is output), None) if output is not None else None
     )
