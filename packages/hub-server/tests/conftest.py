@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from hub import Hub
 from stores import Postgres, postgresql, s3
 
 from adapterhub.server.settings import Settings
+from adapterhub.server.storage.database import open_database
 
 BACKENDS = [name for name in os.environ.get("ADAPTERHUB_TEST_BACKENDS", "").split(",") if name]
 #: where the two databases are most unlike: locks, concurrent writers, full-text search, migrations, text and numbers
@@ -56,10 +58,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def stores(request: pytest.FixtureRequest) -> Iterator[Stores]:
+def stores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
     """The pair of stores a test runs on."""
     if request.param == "sqlite":
-        yield Stores(lambda data: {}, "sqlite")
+        template = tmp_path_factory.mktemp("template")
+        open_database(Settings(data=template)).close()  # made by the migrations once, copied for each test
+
+        def make(data: Path) -> dict[str, str]:
+            data.mkdir(parents=True, exist_ok=True)
+            shutil.copy(template / "hub.sqlite", data / "hub.sqlite")
+            return {}
+
+        yield Stores(make, "sqlite")
         return
     with postgresql() as database, s3() as bucket:
         yield Stores(lambda data: {**database.make(), **bucket()}, "postgresql", database)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ from adapterhub.server.patience import PatientProtocol
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage import Storage
 from adapterhub.spec.manifest import Manifest, build_manifest
+
+_TLS = (
+    ssl.create_default_context()
+)  # made once: every client would read all certificates anew, and nothing here is https
 
 
 @dataclasses.dataclass
@@ -50,7 +55,7 @@ class Hub:
 
     def client(self, token: str) -> httpx.Client:
         """A client that sends the token."""
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=120)
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=120, verify=_TLS)
 
     def member(
         self, name: str = "demo", *, scopes: tuple[str, ...] = ("read", "publish", "yank"), **options: Any
@@ -73,7 +78,7 @@ def serve(settings: Settings) -> Iterator[Hub]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with httpx.Client(base_url=url, timeout=120) as http:
+    with httpx.Client(base_url=url, timeout=120, verify=_TLS) as http:
         deadline = time.monotonic() + 120
         while not server.started:
             assert thread.is_alive() and time.monotonic() < deadline, "the hub did not start"

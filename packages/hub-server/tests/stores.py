@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -109,10 +110,8 @@ def s3() -> Iterator[Callable[[], dict[str, str]]]:
     thread.start()
 
     def make() -> dict[str, str]:
-        import httpx
-
         bucket = f"hub-{secrets.token_hex(6)}"
-        httpx.put(f"http://127.0.0.1:{port}/{bucket}").raise_for_status()
+        urlopen(Request(f"http://127.0.0.1:{port}/{bucket}", method="PUT"), timeout=120).close()
         return {"blob_store": f"s3://{bucket}", "s3_endpoint": f"http://127.0.0.1:{port}"}
 
     try:
