@@ -123,10 +123,10 @@ def _refuse_confusing(connection: Connection, name: str, key: str) -> None:
         .order_by(func.sum(adapters.c.downloads).desc())
         .limit(_WELL_KNOWN)
     )
-    for other in connection.execute(known):
-        if _one_slip_apart(key, other.key):
+    for popular in connection.execute(known):
+        if _one_slip_apart(key, popular.key):
             raise InvalidConfigError(
-                f"The name {name!r} is one slip of a finger from {other.name!r}.",
+                f"The name {name!r} is one slip of a finger from {popular.name!r}.",
                 hint="Choose another one; an operator can allow it with adapterhub-server org create.",
             )
 
