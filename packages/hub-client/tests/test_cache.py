@@ -52,6 +52,31 @@ def test_a_change_of_the_same_size_is_found_and_healed(
         HubClient(endpoint=hub.url, offline=True).download("sst-2", model_name=MODEL)
 
 
+@pytest.mark.parametrize("what", ["marker", "manifest", "manifest blob", "marker and every blob"])
+def test_what_a_power_failure_leaves_as_zeros_is_made_again(client: HubClient, tmp_path: Path, what: str) -> None:
+    """Names of markers and manifests may reach the disk before their bytes do; nobody takes the zeros for content."""
+    folder = client.download("sst-2", model_name=MODEL)
+    blobs = [path for path in (tmp_path / "cache" / "blobs").rglob("*") if path.is_file()]
+    lost = {
+        "marker": [folder.parent / ".complete"],
+        "manifest": [folder.parent / ".manifest.json"],
+        "manifest blob": [path for path in blobs if path.name == folder.parent.name],
+        "marker and every blob": [folder.parent / ".complete", *blobs],
+    }[what]
+    assert lost
+    for path in lost:
+        size = path.stat().st_size
+        path.chmod(0o644)
+        path.write_bytes(bytes(size))
+    again = client.download("sst-2", model_name=MODEL)
+    published = {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()}
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == published
+    list(client.cache.verify())  # a manifest is only looked at here
+    again = client.download("sst-2", model_name=MODEL)
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == published
+    assert all(fine for _, fine in client.cache.verify())
+
+
 @pytest.mark.parametrize(
     "damage", ["missing file", "no marker", "marker of nonsense", "extra version in marker", "truncated blob"]
 )

@@ -127,7 +127,7 @@ def test_killed_at_each_step_nothing_stays_broken(hub: LoopbackHub, tmp_path: Pa
     patches = {
         "before commit": "partials.Partial.commit = lambda self: os.kill(os.getpid(), 9)",
         "after fsync": "partials.replace = lambda *a: os.kill(os.getpid(), 9)",
-        "after blob rename": "partials.sync_folder = lambda *a: os.kill(os.getpid(), 9)",
+        "after blob rename": "old = partials.replace\npartials.replace = lambda *a: (old(*a), os.kill(os.getpid(), 9))",
         "in snapshot": "old = staging.link_or_copy; n = []\n"
         "def link(a, b, **k):\n  n.append(1); old(a, b, **k); len(n) == 3 and os.kill(os.getpid(), 9)\nstaging.link_or_copy = link",
         "before marker": "old = staging.write_atomically\n"

@@ -13,7 +13,8 @@
     tmp/…, locks/…                         under construction; hints that somebody is already downloading
 
 A file gets its final name by one atomic rename after its sha256 was compared and its bytes were synced. So whatever is
-under a final name is whole, and a process may be killed at any moment. No symbolic links. Locks are hints: without
+under a final name is whole, and a process may be killed, or the power fail, at any moment. What is hashed or parsed whenever
+it is read (manifests, markers) is not synced: should the power fail just then, it is fetched or made again. No symbolic links. Locks are hints: without
 them, work may be done twice and nothing else.
 
 A snapshot is used again without hashing only while size, modification time, change time and inode of every file are
@@ -129,7 +130,7 @@ class Cache:
             raise IntegrityError(f"Bytes that should be {digest} are not.", hint="Nothing was kept.")
         path = self.blob_path(digest)
         self.make_folder(path.parent)
-        write_atomically(path, data, mode=0o444)
+        write_atomically(path, data, mode=0o444, durable=False)  # hashed whenever it is read
         return path
 
     def drop_blob(self, digest: str) -> None:

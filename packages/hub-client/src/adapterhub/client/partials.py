@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import queue
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterhub.client.files import discard, replace, storage_errors, sync_folder, unique_name
+from adapterhub.client.files import discard, replace, storage_errors, unique_name
 from adapterhub.client.verification import hex_of
 from adapterhub.spec.errors import IntegrityError, StorageError
 
@@ -22,6 +23,10 @@ __all__ = ["CHUNK", "Partial", "may_be_alive", "size_of"]
 CHUNK = 1024 * 1024
 #: bytes after which the disk is asked to begin writing
 _SYNC_EVERY = 16 * 1024 * 1024
+#: bytes of a file from which on they are hashed beside receiving and writing
+_HASH_BESIDE = 4 * 1024 * 1024
+#: batches of about CHUNK bytes that may wait to be hashed
+_WAITING = 8
 #: seconds after which a partial file or temporary folder without a living owner is rubbish
 _ABANDONED = 24 * 3600.0
 
@@ -30,7 +35,7 @@ class Partial:
     """A download under way: append, then `commit`. Leaving the `with` block without commit keeps the bytes for later.
 
     Attributes:
-        offset: bytes present, all of them hashed.
+        offset: bytes present.
     """
 
     def __init__(self, cache: Cache, digest: str, size: int) -> None:
@@ -39,6 +44,9 @@ class Partial:
         self.offset = 0
         self.hash = hashlib.sha256()
         self._done = False
+        self._batch: list[bytes] = []
+        self._batched = 0
+        self._hashing: threading.Thread | None = None
         self._unsynced = 0
         self._syncing: threading.Thread | None = None
         self._sync_error: OSError | None = None
@@ -68,10 +76,17 @@ class Partial:
                     self.restart()
             discard(path)
 
-    def append(self, piece: bytes | memoryview) -> None:
-        """Write and hash the next bytes."""
+    def append(self, piece: bytes) -> None:
+        """Write and hash the next bytes. They are hashed by a thread of their own where it pays, so that the connection is not
+        kept waiting; `finish_hash` waits for it."""
+        if self.size < _HASH_BESIDE:
+            self.hash.update(piece)
+        else:
+            self._batch.append(piece)
+            self._batched += len(piece)
+            if self._batched >= CHUNK:
+                self._hand_over()
         view = memoryview(piece)
-        self.hash.update(view)
         with storage_errors(self.path):
             while view:
                 view = view[os.write(self._stream, view) :]
@@ -81,6 +96,33 @@ class Partial:
             self._unsynced = 0
             self._syncing = threading.Thread(target=self._sync, daemon=True)
             self._syncing.start()
+
+    def _hand_over(self) -> None:
+        if self._hashing is None:
+            self._queue: queue.SimpleQueue[list[bytes] | None] = queue.SimpleQueue()
+            self._room = threading.Semaphore(_WAITING)
+            self._hashing = threading.Thread(target=self._hash, daemon=True)
+            self._hashing.start()
+        self._room.acquire()
+        self._queue.put(self._batch)
+        self._batch, self._batched = [], 0
+
+    def _hash(self) -> None:
+        while (batch := self._queue.get()) is not None:
+            for piece in batch:
+                self.hash.update(piece)
+            self._room.release()
+
+    def finish_hash(self) -> str:
+        """The sha256 of everything appended, 64 hex digits."""
+        if self._hashing is not None:
+            self._queue.put(None)
+            self._hashing.join()
+            self._hashing = None
+        for piece in self._batch:
+            self.hash.update(piece)
+        self._batch, self._batched = [], 0
+        return self.hash.hexdigest()
 
     def _sync(self) -> None:
         """Let the disk begin while the rest is still coming. A failure is told once per open file: it is kept for `commit`."""
@@ -95,6 +137,7 @@ class Partial:
 
     def restart(self) -> None:
         """Throw away what is there."""
+        self.finish_hash()
         os.ftruncate(self._stream, 0)
         os.lseek(self._stream, 0, os.SEEK_SET)
         self.offset = 0
@@ -106,8 +149,9 @@ class Partial:
         Raises:
             IntegrityError: size or sha256 are not what they should be; the bytes are thrown away.
         """
-        if self.offset != self.size or self.hash.hexdigest() != hex_of(self.digest):
-            wrong = f"{self.offset:,} bytes, sha256:{self.hash.hexdigest()}"
+        found = self.finish_hash()
+        if self.offset != self.size or found != hex_of(self.digest):
+            wrong = f"{self.offset:,} bytes, sha256:{found}"
             self.restart()
             raise IntegrityError(
                 f"The bytes received are not those asked for: {wrong} instead of {self.size:,} bytes, {self.digest}.",
@@ -123,8 +167,7 @@ class Partial:
                 os.fchmod(self._stream, 0o444)
             os.close(self._stream)
             self._done = True
-            replace(self.path, target)
-            sync_folder(target.parent)
+            replace(self.path, target)  # not synced: a name that is lost with the power is fetched again
         return target
 
     def __enter__(self) -> Partial:
@@ -133,6 +176,7 @@ class Partial:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self._done:
             return
+        self.finish_hash()
         self._end_sync()
         os.close(self._stream)
         if self.offset == 0 or isinstance(error, (StorageError, IntegrityError)):

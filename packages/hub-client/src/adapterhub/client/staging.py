@@ -8,7 +8,7 @@ import shutil
 import threading
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.client.files import discard, storage_errors, sync_folder, unique_name, write_atomically
+from adapterhub.client.files import discard, storage_errors, unique_name, write_atomically
 from adapterhub.client.verification import (
     MANIFEST,
     MARKER,
@@ -89,10 +89,9 @@ class Staging:
                 [file.path, file.size, file.digest, fingerprint(inside(self.folder, file.path))]
                 for file in sorted(self._taken.values())
             ]
-            write_atomically(self.work / MANIFEST, manifest)
+            write_atomically(self.work / MANIFEST, manifest, durable=False)
             document = {"manifest": digest, "name": self.name, "files": records, **about}
-            write_atomically(self.work / MARKER, json.dumps(document).encode())
-            sync_folder(self.folder)
+            write_atomically(self.work / MARKER, json.dumps(document).encode(), durable=False)
             self.cache.install(self.work, home)
         return home / self.name
 

@@ -129,7 +129,7 @@ class Transport:
     clock: Callable[[], float] = time.monotonic
     requests: int = 0
     received: int = 0
-    _client: httpx.Client | None = None
+    _clients: dict[bool, httpx.Client] = field(default_factory=dict)
     _pid: int = 0
     _lock: Any = field(default_factory=threading.Lock)
 
@@ -238,7 +238,7 @@ class Transport:
                     token = self.token(origin)
                     if token:
                         sent["authorization"] = f"Bearer {token}"
-                client = self._httpx()
+                client = self._httpx(url)
                 request = client.build_request(method, url, params=params, content=content, headers=sent)
                 began = self.clock()
                 self.requests += 1
@@ -394,29 +394,43 @@ class Transport:
             return pause
         return None if asked > limits.retry_after else max(asked, 0.0) + pause
 
-    def _httpx(self) -> httpx.Client:
+    def _httpx(self, url: str) -> httpx.Client:
+        secure = url.lower().startswith("https://")
         with self._lock:
-            if self._client is None or self._pid != os.getpid():  # a forked child must not share the sockets
+            if self._pid != os.getpid():  # a forked child must not share the sockets
+                self._clients, self._pid = {}, os.getpid()
+            if secure not in self._clients:
                 import httpx
 
                 from adapterhub.client.__about__ import __version__
 
                 python = f"{sys.version_info[0]}.{sys.version_info[1]}"
-                self._client = httpx.Client(
+                self._clients[secure] = httpx.Client(
+                    verify=True if secure else _plain_context(),
                     timeout=httpx.Timeout(self.limits.read, connect=self.limits.connect),
                     follow_redirects=False,
-                    http2=self.base.startswith("https://"),
+                    http2=secure,
                     headers={"user-agent": f"adapterhub-client/{__version__} python/{python}"},
                     limits=httpx.Limits(max_connections=16, max_keepalive_connections=16),
                 )
-                self._pid = os.getpid()
-            return self._client
+            return self._clients[secure]
 
     def close(self) -> None:
         """Close the connections."""
-        if self._client is not None and self._pid == os.getpid():
-            self._client.close()
-        self._client = None
+        for client in self._clients.values() if self._pid == os.getpid() else ():
+            client.close()
+        self._clients = {}
+
+
+def _plain_context() -> Any:
+    """For connections without TLS: reading the authorities would be most of the time a small hub nearby takes. Should one
+    turn out to need TLS after all (a proxy that is spoken to by https), they are read."""
+    import ssl
+    from urllib.request import getproxies
+
+    if any(address.lower().startswith("https://") for address in getproxies().values()):
+        return True
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
 
 
 def _decoded(raw: bytes, encoding: str, cap: int, url: str) -> bytes:
