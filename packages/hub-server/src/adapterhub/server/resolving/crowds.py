@@ -7,9 +7,10 @@ publisher asked for, or the default pointer's, tell the answer; that there are o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, Row, and_, exists, func, literal, or_, select, tuple_
+from sqlalchemy import Connection, Row, and_, bindparam, exists, false, literal, or_, select, tuple_
 
 from adapterhub.server.accounts.viewer import Viewer
 from adapterhub.server.storage.records import entry_of
@@ -22,10 +23,11 @@ from adapterhub.spec.resolution import ambiguous
 __all__ = ["CROWD", "LISTED", "Place", "deciding_entries", "is_crowded", "others", "own_and_others"]
 
 #: up to so many adapters of a pair are read as a whole, and kept
-CROWD = 40
+CROWD = 12
+#: of a word that finds more pairs, these are looked at
+_MOST_PAIRS = 400
 #: so many candidates are listed when a reference is ambiguous
-LISTED = 100
-_OTHERS = 6  # one tells that there are others, five are suggested where the publisher has none
+LISTED = 50
 
 
 class Place(NamedTuple):
@@ -42,29 +44,26 @@ def is_crowded(connection: Connection, place: Place) -> bool:
     """Whether a pair has more than `CROWD` adapters."""
     if not place.keys:
         return False
-    few = select(literal(1)).where(*_at(place)).limit(CROWD + 1).subquery()
-    return int(connection.execute(select(func.count()).select_from(few)).scalar_one()) > CROWD
+    return len(connection.execute(_FEW, _at_pair(place)).all()) > CROWD
 
 
-def own_and_others(connection: Connection, place: Place, namespace: str, viewer: Viewer) -> list[IndexEntry]:
-    """Every version a publisher has there, and a few of other adapters."""
-    own = _lines().where(*_at(place), viewer.sees(adapters), organisations.c.key == fold(namespace))
-    found = [entry_of(row.line) for row in connection.execute(own.order_by(versions.c.serial))]
-    return [*found, *others(connection, place, viewer, namespace=namespace)]
+def own_and_others(
+    connection: Connection, place: Place, namespace: str, viewer: Viewer, *, limit: int = 1
+) -> list[IndexEntry]:
+    """Every version a publisher has there, and of up to `limit` adapters of others."""
+    parameters = {**_at_pair(place), "namespace": fold(namespace)}
+    rows = connection.execute(_own_lines(viewer, _keys(place)), parameters).all()
+    found = [entry_of(row.line) for row in rows]
+    return [*found, *others(connection, place, viewer, namespace=namespace, limit=limit)]
 
 
 def others(
-    connection: Connection, place: Place, viewer: Viewer, *, namespace: str | None = None, limit: int = _OTHERS
+    connection: Connection, place: Place, viewer: Viewer, *, namespace: str = "", limit: int = 1
 ) -> list[IndexEntry]:
     """A few versions that count, of adapters there, not of this publisher."""
-    query = _lines().where(*_at(place), viewer.sees(adapters))
-    if place.type is not None:
-        query = query.where(adapters.c.type == place.type)
-    if not place.pinned:
-        query = query.where(versions.c.yanked.is_(False))
-    if namespace is not None:
-        query = query.where(organisations.c.key != fold(namespace))
-    return [entry_of(row.line) for row in connection.execute(query.limit(limit))]
+    parameters = {**_at_pair(place), "namespace": fold(namespace), "type": place.type, "limit": limit}
+    statement = _other_lines(viewer, _keys(place), place.type is not None, place.pinned)
+    return [entry_of(row.line) for row in connection.execute(statement, parameters)]
 
 
 def deciding_entries(
@@ -89,12 +88,9 @@ def deciding_entries(
         namespace, _, name = fold(pointer).removeprefix("@").partition("/")
         wanted = wanted[:2]
         wanted += connection.execute(
-            select(adapters.c.id)
-            .join(organisations, organisations.c.id == adapters.c.organisation_id)
-            .where(organisations.c.key == namespace, adapters.c.key == name, *_at(place), viewer.sees(adapters))
+            _POINTED_AT.where(viewer.sees(adapters)), {"namespace": namespace, "name": name}
         ).scalars()
-    query = _lines().where(adapters.c.id.in_(wanted)).order_by(versions.c.serial)
-    found = [entry_of(row.line) for row in connection.execute(query)] if wanted else []
+    found = [entry_of(row.line) for row in connection.execute(_ENTRIES_BY_ID, {"ids": wanted})] if wanted else []
     if pointer is not None and len(rows) > 1:
         chosen = [entry for entry in found if fold(entry.adapter) == fold(pointer) and _counts(entry, place)]
         if not chosen:
@@ -122,35 +118,32 @@ def _several(reference: AdapterReference, place: Place, rows: list[Row[Any]], pa
 
 def _candidates(connection: Connection, place: Place, viewer: Viewer, limit: int) -> list[Row[Any]]:
     """Adapters there with a version that counts, as far as an answer names them."""
-    version = [versions.c.adapter_id == adapters.c.id, versions.c.state == "published"]
-    if not place.pinned:
-        version.append(versions.c.yanked.is_(False))
-    query = (
-        select(adapters.c.id, adapters.c.name, adapters.c.task, adapters.c.subtask, organisations.c.name.label("ns"))
-        .join(organisations, organisations.c.id == adapters.c.organisation_id)
-        .where(*_at(place), viewer.sees(adapters), exists(select(literal(1)).where(*version)))
-        .limit(limit)
-    )
-    if place.type is not None:
-        query = query.where(adapters.c.type == place.type)
-    return list(connection.execute(query))
+    statement = _candidate_rows(viewer, _keys(place), place.type is not None, place.pinned)
+    return list(connection.execute(statement, {**_at_pair(place), "type": place.type, "limit": limit}))
 
 
-def _at(place: Place) -> tuple[Any, ...]:
-    if len(place.keys) == 1:
-        [(task, subtask)] = place.keys
-        return (
-            adapters.c.model_name == place.model_name,
-            adapters.c.task_key == task,
-            adapters.c.subtask_key == subtask,
-        )
-    if len(place.keys) <= 20:
-        pairs = (and_(adapters.c.task_key == task, adapters.c.subtask_key == subtask) for task, subtask in place.keys)
-        return adapters.c.model_name == place.model_name, or_(*pairs)
-    return (
-        adapters.c.model_name == place.model_name,
-        tuple_(adapters.c.task_key, adapters.c.subtask_key).in_(list(place.keys[:400])),
-    )
+# Statements are built once for each kind of question; several pairs stand in the statement, a single one in parameters.
+
+_Keys: TypeAlias = tuple[tuple[str, str], ...] | None
+
+
+def _keys(place: Place) -> _Keys:
+    return None if len(place.keys) == 1 else place.keys
+
+
+def _at_pair(place: Place) -> dict[str, Any]:
+    task, subtask = place.keys[0] if len(place.keys) == 1 else ("", "")
+    return {"model": place.model_name, "task": task, "subtask": subtask}
+
+
+def _where(keys: _Keys) -> tuple[Any, ...]:
+    of_model = adapters.c.model_name == bindparam("model")
+    if keys is None:
+        return of_model, adapters.c.task_key == bindparam("task"), adapters.c.subtask_key == bindparam("subtask")
+    if len(keys) <= 20:
+        pairs = (and_(adapters.c.task_key == task, adapters.c.subtask_key == subtask) for task, subtask in keys)
+        return of_model, or_(*pairs)
+    return of_model, tuple_(adapters.c.task_key, adapters.c.subtask_key).in_(list(keys[:_MOST_PAIRS]))
 
 
 def _lines() -> Any:
@@ -160,3 +153,46 @@ def _lines() -> Any:
         .join(organisations, organisations.c.id == adapters.c.organisation_id)
         .where(versions.c.state == "published")
     )
+
+
+@lru_cache(maxsize=64)
+def _own_lines(viewer: Viewer, keys: _Keys) -> Any:
+    return (
+        _lines()
+        .where(*_where(keys), viewer.sees(adapters), organisations.c.key == bindparam("namespace"))
+        .order_by(versions.c.serial)
+    )
+
+
+@lru_cache(maxsize=64)
+def _other_lines(viewer: Viewer, keys: _Keys, of_type: bool, pinned: bool) -> Any:
+    query = _lines().where(*_where(keys), viewer.sees(adapters), organisations.c.key != bindparam("namespace"))
+    if of_type:
+        query = query.where(adapters.c.type == bindparam("type"))
+    if not pinned:
+        query = query.where(versions.c.yanked == false())
+    return query.limit(bindparam("limit"))
+
+
+@lru_cache(maxsize=64)
+def _candidate_rows(viewer: Viewer, keys: _Keys, of_type: bool, pinned: bool) -> Any:
+    version = [versions.c.adapter_id == adapters.c.id, versions.c.state == "published"]
+    if not pinned:
+        version.append(versions.c.yanked == false())
+    query = (
+        select(adapters.c.id, adapters.c.name, adapters.c.task, adapters.c.subtask, organisations.c.name.label("ns"))
+        .join(organisations, organisations.c.id == adapters.c.organisation_id)
+        .where(*_where(keys), viewer.sees(adapters), exists(select(literal(1)).where(*version)))
+    )
+    if of_type:
+        query = query.where(adapters.c.type == bindparam("type"))
+    return query.limit(bindparam("limit"))
+
+
+_FEW = select(literal(1)).select_from(adapters).where(*_where(None)).limit(CROWD + 1)
+_ENTRIES_BY_ID = _lines().where(adapters.c.id.in_(bindparam("ids", expanding=True))).order_by(versions.c.serial)
+_POINTED_AT = (
+    select(adapters.c.id)
+    .join(organisations, organisations.c.id == adapters.c.organisation_id)
+    .where(organisations.c.key == bindparam("namespace"), adapters.c.key == bindparam("name"))
+)

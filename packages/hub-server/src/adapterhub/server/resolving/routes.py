@@ -24,6 +24,7 @@ from adapterhub.server.resolving.files import etag_of, index_file
 from adapterhub.server.resolving.history import adapter_history
 from adapterhub.server.resolving.service import resolve_reference
 from adapterhub.server.storage import Storage
+from adapterhub.server.storage.database import hub_text
 from adapterhub.spec.errors import AdapterHubError, AdapterNotFoundError, InvalidConfigError
 from adapterhub.spec.reference import fold, parse_reference
 from adapterhub.spec.validation.strict_json import JSONSyntaxError, read_json
@@ -124,9 +125,13 @@ async def index(
 ) -> Response:
     """JSON lines, one per version; see the spec. 404 means: nothing there. Compressed with gzip for those who take it."""
 
+    state = request.app.state
+
     def work() -> tuple[int, bytes | None]:
         serial = storage.database.serial()
         with storage.database.read() as connection:
+            if not hasattr(state, "hub_id"):
+                state.hub_id = hub_text(connection, "id")
             return serial, index_file(connection, settings, path, viewer)
 
     # a file of a crowded bucket may be long work: nobody waits behind it
@@ -136,10 +141,11 @@ async def index(
         body = await upstream.index(path, body)
     if body is None:
         missing = AdapterNotFoundError(f"There is no index file /index/{path[:200]}.")
-        missing.headers = {"AdapterHub-Serial": str(serial)}  # type: ignore[attr-defined]
+        missing.headers = {"AdapterHub-Serial": str(serial), "AdapterHub-Hub": state.hub_id}  # type: ignore[attr-defined]
         raise missing
     # the serial only grows: a client that has seen a higher one knows that it is shown an old index
-    headers = {"ETag": etag_of(body), "AdapterHub-Serial": str(serial), **_cache_headers(viewer, _SHORT)}
+    told = {"AdapterHub-Serial": str(serial), "AdapterHub-Hub": state.hub_id}
+    headers = {"ETag": etag_of(body), **told, **_cache_headers(viewer, _SHORT)}
     headers["Vary"] = "Authorization, Accept-Encoding"
     if _matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)

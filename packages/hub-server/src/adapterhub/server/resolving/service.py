@@ -33,7 +33,8 @@ __all__ = ["alias_table", "default_pointers", "entries_of_adapter", "entries_of_
 
 _MAX_MODELS = 200  # other models looked at when a name is not found
 _MAX_NAMES = 300  # names compared for suggestions
-_CLOSE_PAIRS = 12  # candidates for suggestions
+_CLOSE_PAIRS = 8  # candidates for suggestions
+_SUGGESTED = 5
 _SIMILAR_SECONDS = 30.0
 _SIMILAR_MODELS = 64
 _CACHED_PAIRS = 2048
@@ -73,24 +74,40 @@ def resolve_reference(
     elif model_name is None:
         return resolve(parsed, [], **context)  # raises, saying what is missing
     else:
-        keys = _matching_pairs(connection, parsed, viewer, model_name, version is not None, type, aliases)
-        place = Place(model_name, tuple(keys), type, parsed.is_pinned or version is not None)
-        defaults = default_pointers(connection, model_name, keys) if keys else {}
-        if len(keys) <= 1 and not is_crowded(connection, place):
-            index = entries_of_pairs(connection, model_name, keys, viewer)
-        elif parsed.namespace is not None:
-            index = own_and_others(connection, place, parsed.namespace, viewer)
-        elif config is None:
-            index = deciding_entries(connection, parsed, place, viewer, defaults)
-        elif len(keys) <= _FEW_PAIRS:
-            index = entries_of_pairs(connection, model_name, keys, viewer)
-        else:
-            index = _some_entries(connection, model_name, keys, viewer)
+        pinned = parsed.is_pinned or version is not None
+        keys = _matching_pairs(connection, parsed, viewer, model_name, pinned, type, aliases)
+        place = Place(model_name, tuple(keys), type, pinned)
+        index, defaults = _entries_of_path(connection, parsed, place, viewer, config)
     try:
         return resolve(parsed, index, defaults=defaults, **context)
     except AdapterNotFoundError:
+        if not parsed.is_direct and parsed.namespace is not None and place.keys:  # what others have is suggested
+            index = own_and_others(connection, place, parsed.namespace, viewer, limit=_SUGGESTED)
         wider = [*index, *_more_entries(connection, parsed, viewer, model_name, aliases, config)]
         return resolve(parsed, wider, defaults=defaults, **context)
+
+
+def _entries_of_path(
+    connection: Connection, reference: AdapterReference, place: Place, viewer: Viewer, config: Any
+) -> tuple[EntryIndex | list[IndexEntry], Defaults]:
+    """The entries that tell what a path means, as few as do, and the default pointers that may decide.
+
+    Raises:
+        AmbiguousAdapterError: where that is clear already.
+    """
+    keys = place.keys
+    if not keys:
+        return [], {}
+    if reference.namespace is not None:
+        found, namespace = own_and_others(connection, place, reference.namespace, viewer), fold(reference.namespace)
+        several = len({entry.name for entry in found if fold(entry.namespace) == namespace}) > 1
+        return found, default_pointers(connection, place.model_name, keys) if several else {}
+    defaults = default_pointers(connection, place.model_name, keys)
+    if config is None and (len(keys) > 1 or is_crowded(connection, place)):
+        return deciding_entries(connection, reference, place, viewer, defaults), defaults
+    if len(keys) > _FEW_PAIRS:
+        return _some_entries(connection, place.model_name, keys, viewer), defaults
+    return entries_of_pairs(connection, place.model_name, keys, viewer), defaults
 
 
 def entries_of_adapter(connection: Connection, namespace: str, name: str, viewer: Viewer) -> list[IndexEntry]:
@@ -235,6 +252,14 @@ _WORDS = (
 )
 
 
+_WORDS_ANYWHERE = (
+    select(pair_words.c.model_name, pair_words.c.task, pair_words.c.subtask)
+    .where(pair_words.c.word.in_(bindparam("words", expanding=True)))
+    .distinct()
+    .limit(20 * _MAX_MODELS)
+)
+
+
 def _stamps(connection: Connection, model_name: str, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
     """The newest serial among the adapters of each pair: it moves whenever one of them changes."""
     found: dict[tuple[str, str], int] = {}
@@ -271,12 +296,11 @@ def _matching_pairs(
     reference: AdapterReference,
     viewer: Viewer,
     model_name: str,
-    version_given: bool,
+    pinned: bool,
     type: str | None,
     aliases: dict[str, str],
 ) -> list[tuple[str, str]]:
     """The folded (task, subtask) pairs of the first tier that gives any."""
-    pinned = reference.is_pinned or version_given
     rows = connection.execute(_WORDS, {"model": model_name, "words": _words(reference, aliases)})
     found = {(row.task, row.subtask) for row in rows if (pinned or row.live) and type in (None, row.type)}
     if _sees_private(viewer):
@@ -320,12 +344,7 @@ def _more_entries(
     if reference.is_direct:
         return _close_adapters(connection, reference, viewer)
     words = _words(reference, aliases)
-    rows = connection.execute(
-        select(pair_words.c.model_name, pair_words.c.task, pair_words.c.subtask)
-        .where(pair_words.c.word.in_(words))
-        .distinct()
-        .limit(20 * _MAX_MODELS)
-    )
+    rows = connection.execute(_WORDS_ANYWHERE, {"words": words})
     by_model: dict[str, list[tuple[str, str]]] = {}
     for row in rows:
         by_model.setdefault(row.model_name, []).append((row.task, row.subtask))
@@ -345,18 +364,7 @@ def _more_entries(
     if model_name is not None:
         close = _close_pairs(connection, reference, model_name)
         for key in close:
-            one = connection.execute(
-                _lines()
-                .where(
-                    adapters.c.model_name == model_name,
-                    adapters.c.task_key == key[0],
-                    adapters.c.subtask_key == key[1],
-                    viewer.sees(adapters),
-                )
-                .limit(1)
-            ).first()
-            if one is not None:
-                found.append(entry_of(one.line))
+            found += others(connection, Place(model_name, (key,), None, False), viewer)
     return found
 
 
