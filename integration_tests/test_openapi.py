@@ -267,6 +267,9 @@ def test_the_life_of_a_version(publisher: httpx.Client, anonymous: httpx.Client,
     check(publisher.post(f"{place}/versions/1/unyank"), f"{version}/unyank", "post")
     check(publisher.post(f"{place}/default", json={"version": "1"}), "/v1/adapters/@{namespace}/{name}/default", "post")
     assert anonymous.get("/v1/resolve", params=params).status_code == 200
+    reported = {"kind": "broken", "text": "It does not load."}
+    check(anonymous.post(f"{place}/versions/1/reports", json=reported), f"{version}/reports", "post")
+    check(anonymous.get(f"{place}/versions/1/weights"), f"{version}/weights", "get")
     check(publisher.get("/v1/whoami"), "/v1/whoami", "get")
     check(publisher.get("/v1/organisations"), "/v1/organisations", "get")
     made = check(publisher.post("/v1/tokens", json={"scopes": ["read"], "expires": "1d"}), "/v1/tokens", "post")
