@@ -36,6 +36,7 @@ class LoopbackHub:
     folder: Path
     max_age: int | None = None
     serial: int | None = None
+    id: str | None = None
     digests: bool = True
     tls: ssl.SSLContext | None = None
     faults: list[Fault] = field(default_factory=list)
@@ -110,7 +111,8 @@ class Handler(BaseHTTPRequestHandler):
         """Answer properly."""
         body = self.body_of(seen)
         if body is None:
-            self.answer(404, b"not here", {"Content-Type": "text/plain"})
+            told = {"AdapterHub-Hub": self.hub.id} if self.hub.id is not None else {}
+            self.answer(404, b"not here", {"Content-Type": "text/plain", **told})
             return
         headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:16]}"', "Content-Type": "application/octet-stream"}
         if self.hub.digests and seen.path.startswith("/index/"):
@@ -119,6 +121,8 @@ class Handler(BaseHTTPRequestHandler):
             headers["Cache-Control"] = f"max-age={self.hub.max_age}"
         if self.hub.serial is not None:
             headers["AdapterHub-Serial"] = str(self.hub.serial)
+        if self.hub.id is not None:
+            headers["AdapterHub-Hub"] = self.hub.id
         if seen.headers.get("if-none-match") == headers["ETag"]:
             self.answer(304, b"", headers)
             return

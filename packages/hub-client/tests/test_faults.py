@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -18,6 +19,7 @@ from loopback import Fault, Handler, LoopbackHub, Seen
 
 from adapterhub.client import (
     AdapterHubError,
+    AmbiguousAdapterError,
     HubClient,
     HubConnectionError,
     IntegrityError,
@@ -481,6 +483,68 @@ def test_a_serial_that_goes_down_is_refused_and_one_that_goes_up_may_take_versio
         file.write_bytes(file.read_bytes() + b"\n")
     with pytest.raises(PolicyError, match="serial 9 after 11"):
         client.resolve("sst-2", model_name=MODEL)
+
+
+def test_an_address_that_becomes_another_hub_is_refused_until_told_otherwise(
+    hub: LoopbackHub, client: HubClient
+) -> None:
+    hub.max_age, hub.id = 0, "first"
+    client.resolve("sst-2", model_name=MODEL)
+    hub.id = "second"
+    for fresh in (client, HubClient(endpoint=hub.url)):
+        with pytest.raises(PolicyError, match="another hub than before"):
+            fresh.resolve("sst-2", model_name=MODEL)
+        with pytest.raises(PolicyError, match="second instead of first"):
+            fresh.resolve("something/else", model_name=MODEL)
+    hub.id = None  # a proxy that drops the header proves nothing
+    assert client.resolve("sst-2", model_name=MODEL).version == "1"
+    hub.id = "second"
+    from adapterhub.client.cli import main
+
+    assert main(["cache", "rm", "--index"]) == 0
+    with HubClient(endpoint=hub.url) as trusting:
+        assert trusting.resolve("sst-2", model_name=MODEL).version == "1"
+
+
+def test_a_folder_that_becomes_the_copy_of_another_hub_is_refused(sst2: Export) -> None:
+    config = sst2.folder / "index" / "config.json"
+    for hub_id in ("first", "second"):
+        config.write_text(json.dumps({"hub_id": hub_id, "index_version": 1}))
+        with HubClient(endpoint=str(sst2.folder)) as client:
+            if hub_id == "first":
+                client.resolve("sst-2", model_name=MODEL)
+            else:
+                with pytest.raises(PolicyError, match="another hub"):
+                    client.resolve("sst-2", model_name=MODEL)
+
+
+def test_what_a_crowded_file_shows_may_change_but_nothing_may_leave_a_page(
+    hub: LoopbackHub, client: HubClient, sst2: Export
+) -> None:
+    hub.max_age = 0
+    first = sst2.entries[0]
+    crowd = [
+        dataclasses.replace(first, namespace=f"p{n}", name=f"a{n}", digest=f"sha256:{n:064x}", version="1")
+        for n in range(60)
+    ]
+    sst2.entries = [*crowd]
+    sst2.write()
+    assert client.resolve("sentiment/sst-2@p7", model_name=MODEL).namespace == "p7"
+    with pytest.raises(AmbiguousAdapterError, match="60 adapters") as caught:
+        client.resolve("sentiment/sst-2", model_name=MODEL)
+    assert len(hub.requests("/index/a/")) == 0
+    assert len(caught.value.candidates) == 60
+    assert len(hub.requests("/index/a/")) == 1
+    sst2.entries = [*reversed(crowd)]  # others are shown now
+    sst2.write()
+    with pytest.raises(AmbiguousAdapterError, match="60 adapters"):
+        client.resolve("sentiment/sst-2", model_name=MODEL)
+    sst2.entries = [
+        dataclasses.replace(one, digest="sha256:" + "f" * 64) if one.namespace == "p7" else one for one in crowd
+    ]
+    sst2.write()
+    with pytest.raises(IntegrityError, match="other content"):
+        client.resolve("sentiment/sst-2@p7", model_name=MODEL)
 
 
 def test_a_clock_set_back_makes_copies_old_not_eternal(hub: LoopbackHub, client: HubClient) -> None:

@@ -29,6 +29,8 @@ MAX_DOWNLOAD = 64 * 1024**3
 #: kinds of files an adapter is made of
 SUFFIXES = (".safetensors", ".json", ".md", ".txt")
 _WORKERS = 8
+#: bytes up to which files are small
+_SMALL = 256 * 1024
 #: how often a file is fetched again that vanishes from the cache before it is used
 _PATIENCE = 10
 
@@ -210,14 +212,22 @@ def _download_all(
         )
 
     with transfer_display(entry.adapter, total, enabled=show, report=report) as advance:
-        if len(files) == 1:
-            one(files[0])
+
+        def some(files: list[FileOf]) -> None:
+            for file in files:
+                one(file)
+
+        # small files follow each other over one connection: a connection for each would take longer than they do
+        large = sorted((file for file in files if file.size > _SMALL), key=lambda file: -file.size)
+        small = [file for file in files if file.size <= _SMALL]
+        groups = [[file] for file in large] + ([small] if small else [])
+        if len(groups) == 1:
+            some(groups[0])
             return
         from concurrent.futures import ThreadPoolExecutor
 
-        largest_first = sorted(files, key=lambda file: -file.size)
-        with ThreadPoolExecutor(min(_WORKERS, len(files))) as pool:
-            jobs = [pool.submit(one, file) for file in largest_first]
+        with ThreadPoolExecutor(min(_WORKERS, len(groups))) as pool:
+            jobs = [pool.submit(some, group) for group in groups]
             try:
                 for job in jobs:
                     job.result()

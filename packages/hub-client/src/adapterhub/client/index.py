@@ -53,6 +53,7 @@ class IndexAnswer(NamedTuple):
         etag: for the next conditional request.
         max_age: seconds it may be used unasked; None where the source does not say.
         serial: a number of the hub's that only grows; None where it has none.
+        hub_id: what the hub calls itself, for ever; None where it does not say.
     """
 
     state: str
@@ -60,6 +61,7 @@ class IndexAnswer(NamedTuple):
     etag: str | None = None
     max_age: int | None = None
     serial: int | None = None
+    hub_id: str | None = None
 
 
 class IndexSource(Protocol):
@@ -105,6 +107,7 @@ class IndexFiles:
         self.cache, self.hub, self.source, self.offline, self.clock = cache, hub, source, offline, clock
         key = hashlib.sha256(f"{hub.url} {reader}".strip().encode()).hexdigest()[:16]
         self._folder = f"{re.sub('[^a-z0-9.-]', '-', hub.name)}-{key}"
+        self._hub_id: str | None = None
         self._warned = False
         self._down = False
 
@@ -169,6 +172,7 @@ class IndexFiles:
                 raise
             self._warn(error)
             return copy.body
+        self._refuse_another_hub(answer.hub_id)
         if answer.state == "unchanged" and copy is not None:
             answer = answer._replace(
                 body=copy.body or b"", etag=answer.etag or copy.etag, state="absent" if copy.body is None else "found"
@@ -251,6 +255,34 @@ class IndexFiles:
             StaleIndexWarning,
             stacklevel=2,
         )
+
+    # -- trust on first use -------------------------------------------------------------------------------------------
+
+    def _refuse_another_hub(self, hub_id: str | None) -> None:
+        """The names of one hub mean nothing on another: remember which one it was at first, and stay with it.
+
+        Raises:
+            PolicyError: the address answers as another hub than before.
+        """
+        if hub_id is None or hub_id == self._hub_id:
+            return
+        place = self.cache.root / "index" / f"hub-{hashlib.sha256(self.hub.url.encode()).hexdigest()[:16]}.json"
+        try:
+            known = json.loads(place.read_bytes())["hub_id"]
+        except (OSError, ValueError, KeyError, TypeError):
+            try:
+                self.cache.make_folder(place.parent)
+                write_atomically(place, json.dumps({"hub_id": hub_id}).encode(), durable=False)
+            except (StorageError, OSError):
+                pass  # asked again next time
+            known = hub_id
+        if known != hub_id:
+            raise PolicyError(
+                f"{self.hub.url} answers as another hub than before ({hub_id[:64]} instead of {str(known)[:64]}); "
+                "the same names may be other people's there.",
+                hint="The answer was not used. If the hub was replaced on purpose: adapterhub cache rm --index",
+            )
+        self._hub_id = hub_id
 
     # -- rollback -----------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ class HubSource:
             etag=answer.headers.get("etag"),
             max_age=max_age,
             serial=int(serial) if serial.isdigit() else None,
+            hub_id=answer.headers.get("adapterhub-hub") or None,
         )
 
     def manifest(self, digest: str) -> bytes:

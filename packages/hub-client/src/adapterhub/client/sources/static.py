@@ -30,6 +30,7 @@ class FolderSource:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.folder = Path(hub.url)
+        self._hub_id: str | None = None
 
     def index_file(self, path: str, etag: str | None, *, patient: bool) -> IndexAnswer:
         """See `Source`."""
@@ -43,13 +44,23 @@ class FolderSource:
             found = file.stat()
             mark = f"{found.st_size}-{found.st_mtime_ns}"
             if etag == mark:
-                return IndexAnswer("unchanged", etag=mark, max_age=0)
+                return IndexAnswer("unchanged", etag=mark, max_age=0, hub_id=self._told_id())
             with file.open("rb") as stream:
-                return IndexAnswer("found", stream.read(_SMALL), etag=mark, max_age=0)
+                return IndexAnswer("found", stream.read(_SMALL), etag=mark, max_age=0, hub_id=self._told_id())
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return IndexAnswer("absent", max_age=0)
+            return IndexAnswer("absent", max_age=0, hub_id=self._told_id())
         except OSError as error:
             raise HubConnectionError(f"{self.folder / path.lstrip('/')} cannot be read: {error.strerror}.") from error
+
+    def _told_id(self) -> str | None:
+        """The hub this is a copy of."""
+        if self._hub_id is None:
+            try:
+                told = json.loads((self.folder / "index" / "config.json").read_bytes()).get("hub_id")
+                self._hub_id = told if isinstance(told, str) else ""
+            except (OSError, ValueError, AttributeError):
+                self._hub_id = ""
+        return self._hub_id or None
 
     def manifest(self, digest: str) -> bytes:
         """See `Source`."""
