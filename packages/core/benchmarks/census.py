@@ -35,7 +35,8 @@ def contract(model_type: str) -> dict[str, Any]:
     from packages.core.tests.shrunken import shrunken
 
     import adapterhub.core as ah
-    from adapterhub.core.dummy import dummy_inputs
+    from adapterhub.core.checking import quiet
+    from adapterhub.core.dummy import run_small
     from adapterhub.spec import UnsupportedModelError
     from adapterhub.spec.family import families_of, load_family
 
@@ -43,7 +44,8 @@ def contract(model_type: str) -> dict[str, Any]:
     fixed = load_family(fitting[-1].family).when if fitting else {}
     try:
         stock = shrunken(model_type, **fixed)
-        inputs = dummy_inputs(stock, rows=2)
+        with quiet(stock):
+            inputs = run_small(stock, rows=2)
         bare = _output(stock, inputs)
     except Exception as error:  # noqa: BLE001 - whatever a model of another library raises
         return {"outcome": "not built", "reason": _line(error)}

@@ -14,7 +14,7 @@ from packages.core.tests.tiny import tiny
 from torch import nn
 
 import adapterhub.core as ah
-from adapterhub.core.dummy import dummy_inputs
+from adapterhub.core.dummy import dummy_inputs, run_small
 from adapterhub.core.families import lay_out
 from adapterhub.core.layout import legacy_hosts
 from adapterhub.core.sites import SublayerSite
@@ -184,6 +184,54 @@ def test_two_transformers_in_one() -> None:
     assert not torch.equal(model(input_ids=ids, decoder_input_ids=ids).logits, before)
     hosts = legacy_hosts(ah.pool_of(model).layout)
     assert "encoder.encoder.layer.0.output" in hosts and "decoder.bert.encoder.layer.1.output" in hosts
+
+
+@torch.no_grad()
+def test_a_multiplier_of_what_is_added_is_part_of_h() -> None:
+    """Granite adds 0.25 · attention: the same as 1 · attention with an output projection a quarter as large."""
+    ids, outputs = torch.arange(3, 13).view(2, 5), []
+    for scale in (0.25, 1.0):
+        model: Any = shrunken("granite", residual_multiplier=scale)
+        for layer in model.layers:
+            for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                linear.weight.mul_(8 if scale == 0.25 else 2)
+        ah.init(model)
+        assert {place.scale for place in ah.pool_of(model).layout.sublayers} == {scale}
+        for number, name in enumerate(("a", "b")):
+            model.add_adapter(name, config="houlsby[reduction_factor=4,original_ln_before=True]")
+            model.add_adapter(f"par_{name}", config="par_bn", original_ln_after=name == "a")
+            for adapter in (name, f"par_{name}"):
+                generator = torch.Generator().manual_seed(number)
+                for parameter in model.get_adapter(adapter).values():
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+        model.add_adapter_fusion(["a", "b"], "static")
+        for parameter in model._pool.fusions["a,b"].parameters():
+            parameter.copy_(torch.eye(*parameter.shape) if parameter.dim() == 2 else torch.zeros_like(parameter))
+        found = []
+        for setup in (
+            "a",
+            ah.Stack("a", "b"),
+            ah.Fuse("a", "b"),
+            "par_a",
+            "par_b",
+            ah.BatchSplit("a", "par_b", batch_sizes=[1, 1]),
+        ):
+            model.active_adapters = setup
+            found.append(model(input_ids=ids).last_hidden_state)
+        outputs.append(found)
+    for one, other in zip(*outputs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_images_and_sound_come_in_several_shapes() -> None:
+    """Where the plain small input does not run, others are tried: text alone, films, spectrograms by frame."""
+    for kind, argument in (("llava", "input_ids"), ("videomae", "pixel_values"), ("wav2vec2-bert", "input_features")):
+        model: Any = shrunken(kind)
+        with torch.no_grad():
+            given = run_small(model, rows=2)
+        assert argument in given and given[argument].shape[0] == 2
+        ah.init(model)
+        model.add_adapter("a", config="pfeiffer[reduction_factor=4]")
 
 
 def test_parallel_blocks_chain_whatever_was_hooked_first() -> None:

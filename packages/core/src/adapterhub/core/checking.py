@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapterhub.core.dummy import dummy_inputs
+from adapterhub.core.dummy import run_small
 from adapterhub.core.layout import LayerPlace, Layout, SublayerPlace, argument_of
 from adapterhub.spec.errors import UnsupportedModelError
 
@@ -68,7 +68,7 @@ def problems_of(base: nn.Module, layout: Layout) -> dict[str, str]:
         handles.append(modules[layer.path].register_forward_hook(_record_output(events, "layer", layer)))
     try:
         with quiet(base):
-            base(**dummy_inputs(base))
+            run_small(base, again=events.clear)
     finally:
         for handle in handles:
             handle.remove()
@@ -138,7 +138,7 @@ def _problem(place: SublayerPlace, events: list[_Event]) -> str | None:
     if not spots:
         return f"{place.key}: {place.output} was never called"
     for spot in spots:
-        hidden = events[spot].value
+        hidden = events[spot].value if place.scale == 1.0 else events[spot].value * place.scale
         residual = next((e.value for e in reversed(events[:spot]) if e.kind == "residual" and e.place is place), None)
         if residual is None:
             return f"{place.key}: no residual was seen at {place.residual}"

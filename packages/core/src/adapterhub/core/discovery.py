@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adapterhub.core.checking import first_tensor, problems_of, quiet
-from adapterhub.core.dummy import dummy_inputs
+from adapterhub.core.dummy import run_small
 from adapterhub.core.layout import EmbeddingPlace, LayerPlace, Layout, SublayerPlace
 from adapterhub.core.roles import attention_of, linears_of
 from adapterhub.spec.errors import UnsupportedModelError
@@ -69,6 +70,7 @@ class _Found:
     norm: str | None
     joint: str | None = None
     shared: bool = False
+    scale: float = 1.0
     since: int = 0
     until: int = 0
 
@@ -83,6 +85,12 @@ class _Recording:
     def tick(self) -> int:
         self.clock += 1
         return self.clock
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.reads.clear()
+        self.writes.clear()
+        self.calls.clear()
 
 
 def discover(base: nn.Module) -> Layout:
@@ -106,7 +114,7 @@ def discover(base: nn.Module) -> Layout:
     names = _tower_names(list(towers))
     for where, paths in towers.items():
         for position, path in enumerate(paths):
-            found = _sublayers_of(recording, recording.calls[path][0], types)
+            found = _sublayers_of(recording, recording.calls[path][0], types, _scales(modules[path]))
             if not found:
                 empty.append(path)
                 continue
@@ -169,7 +177,7 @@ def _record(base: nn.Module) -> _Recording:
             handles.append(module.register_forward_hook(_writer(recording, path, path in lists)))
     try:
         with quiet(base):
-            base(**dummy_inputs(base))
+            run_small(base, again=recording.clear)
     except Exception as error:
         raise UnsupportedModelError(
             f"{type(base).__name__} is of no known family, and could not be looked at: one small forward failed with "
@@ -225,7 +233,9 @@ def _towers(modules: dict[str, nn.Module], recording: _Recording, types: dict[st
         if (
             fitting
             and not all(isinstance(modules[layer], nn.Linear | nn.LayerNorm | nn.Embedding) for layer in fitting)
-            and any(_sublayers_of(recording, recording.calls[layer][0], types) for layer in fitting)
+            and any(
+                _sublayers_of(recording, recording.calls[layer][0], types, _scales(modules[layer])) for layer in fitting
+            )
         ):
             found[path] = fitting
     return found
@@ -251,7 +261,16 @@ def _tower_names(paths: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _sublayers_of(recording: _Recording, call: _Call, types: dict[str, str]) -> list[_Found]:
+def _scales(layer: nn.Module) -> list[float]:
+    """Numbers a layer may multiply what it adds by, 1 first: Granite's residual multiplier, MiniCPM's depth scale, the half
+    steps of a Conformer."""
+    own = [value for value in layer.__dict__.values() if isinstance(value, float) and value > 0]
+    return list(dict.fromkeys([1.0, *own, 0.5]))
+
+
+def _sublayers_of(
+    recording: _Recording, call: _Call, types: dict[str, str], scales: Sequence[float] = (1.0,)
+) -> list[_Found]:
     """Follow the residual stream through one call of one layer."""
     if call.entry is None or call.exit is None:
         return []
@@ -269,7 +288,7 @@ def _sublayers_of(recording: _Recording, call: _Call, types: dict[str, str]) -> 
         if any(torch.equal(read.value, stream) for stream in streams):
             continue
         between = [w for w in writes if since < w.time < read.time]
-        step = _step(streams, between, read, [r for r in reads if r.path != call.path])
+        step = _step(streams, between, read, [r for r in reads if r.path != call.path], scales)
         if step is None:
             continue
         sublayers = step
@@ -293,14 +312,16 @@ def _same_rows(value: Tensor, shape: torch.Size) -> bool:
     return value.shape[-1] == shape[-1] and value.numel() == shape.numel()
 
 
-def _step(streams: list[Tensor], between: list[_Written], read: _Read, reads: list[_Read]) -> list[_Found] | None:
+def _step(
+    streams: list[Tensor], between: list[_Written], read: _Read, reads: list[_Read], scales: Sequence[float]
+) -> list[_Found] | None:
     """The sublayer, or the two at once, whose output added to a stream gives what `read` saw."""
-    for stream in streams:
+    for stream, scale in product(streams, scales):
         for written in reversed(between):
-            if torch.equal(stream + written.value, read.value):
+            if torch.equal(stream + (written.value if scale == 1.0 else written.value * scale), read.value):
                 source = _source(stream, reads, written.time)
                 if source is not None and not _ran_since(written, source, between):
-                    return [_found(written, source)]
+                    return [replace(_found(written, source), scale=scale)]
     for stream in streams:
         distinct = _distinct(between)
         for i, one in enumerate(distinct):
@@ -403,6 +424,7 @@ def _places(
             joint=sublayer.joint,
             host=None,
             shared=sublayer.shared,
+            scale=sublayer.scale,
         )
 
 

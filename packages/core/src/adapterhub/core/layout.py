@@ -17,7 +17,7 @@ class SublayerPlace:
     `key` is the first part of neutral tensor keys; `switch` the config field that puts a bottleneck here; `host` the path
     under which `adapters` 1.x keeps the weights, or None; `chained` the output of the sublayer before where that is part of
     this one's residual; `shared` an output module that runs more than once in a layer (meant is the first call after the
-    residual was seen).
+    residual was seen); `scale` what the model multiplies the module's output by before it adds it: h is the product.
     """
 
     key: str
@@ -33,6 +33,7 @@ class SublayerPlace:
     host: str | None
     chained: str | None = None
     shared: bool = False
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ one adapter module acts there (`leaf`; at sublayers `sublayers.AtSublayer`). Com
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -190,12 +191,14 @@ class SublayerSite(HookedSite):
         self.width = place.layer.width
         self.output = modules[place.output]
         self.residual = modules[place.residual]
-        self.norm = None if place.norm is None else modules[place.norm]
+        self.normalises = None if place.norm is None else modules[place.norm]
+        self.norm = None if self.normalises is None else _alone(self.normalises)
         self.kept = Carrier()
         self.result = Carrier()
         self.first = Carrier()
         self.kinds = ""
         self.alone = place.joint == "alone"
+        self.scale = place.scale
         #: in a parallel block, the output of the sublayer before, which is part of this one's residual
         self.before = modules[place.chained] if place.chained is not None else None
         self.follower: SublayerSite | None = None
@@ -224,8 +227,8 @@ class SublayerSite(HookedSite):
         if kind == "h":
             yield self.output.register_forward_hook(partial(_adapt_sublayer, self))
         elif kind == "n":
-            assert self.norm is not None
-            yield self.norm.register_forward_hook(partial(_replace_normed, self))
+            assert self.normalises is not None
+            yield self.normalises.register_forward_hook(partial(_replace_normed, self))
         else:
             yield self.residual.register_forward_pre_hook(partial(_keep_residual, self), with_kwargs=True)
             if self.before is not None:
@@ -249,6 +252,8 @@ def _adapt_sublayer(site: SublayerSite, module: nn.Module, args: tuple[Any, ...]
     if operation is None:
         return None
     hidden = output if isinstance(output, Tensor) else output[0]
+    if site.scale != 1.0:
+        hidden = hidden * site.scale
     residual = site.kept.take() if operation.needs_residual or site.place.shared else None
     if site.place.shared and residual is None:
         return None  # the call of another sublayer
@@ -271,6 +276,8 @@ def _adapt_sublayer(site: SublayerSite, module: nn.Module, args: tuple[Any, ...]
             assert residual is not None
             taken = result - residual
             result = taken if replaced is None else torch.where(replaced.to(hidden.device), taken, result)
+    if site.scale != 1.0:
+        result = result / site.scale
     if isinstance(output, Tensor):
         return result
     return [result, *output[1:]] if isinstance(output, list) else (result, *output[1:])
@@ -284,7 +291,28 @@ def _replace_normed(site: SublayerSite, module: nn.Module, args: tuple[Any, ...]
     if kept is None:
         return None
     result, replaced = kept
-    return result if replaced is None else torch.where(replaced.to(output.device), result, output)
+    normed = output if isinstance(output, Tensor) else output[0]
+    if replaced is not None:
+        result = torch.where(replaced.to(normed.device), result, normed)
+    return result if isinstance(output, Tensor) else (result, *output[1:])
+
+
+class _First(nn.Module):
+    """A norm that gives more than the normalised value (I-BERT: its scale), as one that does not."""
+
+    norm: nn.Module
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["norm"] = norm  # no child: it belongs to the model
+
+    def forward(self, value: Tensor) -> Tensor:
+        found: Any = self.norm.forward(value)
+        return found if isinstance(found, Tensor) else found[0]
+
+
+def _alone(norm: nn.Module) -> nn.Module:
+    return norm if len(inspect.signature(norm.forward).parameters) == 1 else _First(norm)
 
 
 class EmbeddingSite(HookedSite):
