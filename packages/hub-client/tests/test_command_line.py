@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -319,3 +320,25 @@ def test_several_adapters_are_pulled_side_by_side_under_one_display(
         [command, "pull", "sst-2", "nothing", "--model", MODEL], env=environment, capture_output=True, check=False
     )
     assert code.returncode == 3
+
+
+def test_of_a_crowd_some_are_shown_and_all_are_in_the_json(
+    run: Run, sst2: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = sst2.entries[0]
+    sst2.add(
+        [dataclasses.replace(first, namespace=f"p{n}", name=f"a{n}", digest=f"sha256:{n:064x}") for n in range(60)]
+    )
+    code, out, err = run("resolve", "sentiment/sst-2", "-m", MODEL)
+    assert code == 4 and out == "" and "61 adapters" in err and "--json" in err and len(err.splitlines()) < 30
+    code, out, err = run("resolve", "sentiment/sst-2", "-m", MODEL, "--json")
+    assert code == 4 and len(json.loads(err)["candidates"]) == 61
+
+
+def test_a_table_leaves_columns_out_that_do_not_fit() -> None:
+    from adapterhub.client.cli.output import _fitting
+
+    columns, rows = ["adapter", "reference", "size"], [["@ukp/" + "n" * 40, "sentiment/sst-2@ukp", "3.6 MB"]]
+    assert _fitting(columns, rows, ["reference", "size"], 100)[0] == columns
+    assert _fitting(columns, rows, ["reference", "size"], 60) == (["adapter", "size"], [[rows[0][0], "3.6 MB"]])
+    assert _fitting(columns, rows, ["reference", "size"], 20)[0] == ["adapter"]

@@ -68,6 +68,11 @@ class ListedLaterError(AmbiguousAdapterError):
     def candidates(self, value: Iterable[Any]) -> None:
         self.known, self._read = list(value), None
 
+    @property
+    def complete(self) -> bool:
+        """Whether `known` has all of them."""
+        return self._read is None
+
     def __reduce__(self) -> tuple[Any, ...]:
         plain = AmbiguousAdapterError(
             self.message, hint=self.hint, candidates=self.candidates, suggestions=self.suggestions, details=self.details

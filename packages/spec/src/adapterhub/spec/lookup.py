@@ -283,6 +283,7 @@ class _Query:
         return PartlyListedError(
             f"{str(self.parsed)!r} means {len(paths)} tasks for {self.model}: {listed}.",
             hint="Write one of them as task/subtask, or narrow it down by @namespace or config.",
+            details={"tasks": paths},
         )
 
     def _partly(self, error: AmbiguousAdapterError, count: int | None) -> PartlyListedError:

@@ -65,6 +65,7 @@ def ls(json: Json = False) -> None:
             )
             for info in found
         ],
+        optional=("folder", "digest", "files"),
     )
     note(f"{len(found)} in {cache.root}, {readable_bytes(cache.size())} on disk.")
 

@@ -73,6 +73,7 @@ def search(
             )
             for item in found
         ],
+        optional=("reference", "size", "downloads", "version", "model"),
     )
     if not found:
         note("Nothing found.")
@@ -107,7 +108,7 @@ def info(
     fields = found.to_json()
     shown = fields.pop("adapter_config") or {}
     fields["size"] = readable_bytes(found.size)
-    fields["adapter_config"] = ", ".join(f"{key}={value}" for key, value in shown.items() if value is not None)
+    fields["adapter_config"] = ", ".join(f"{key}={value}" for key, value in shown.items() if value)
     print_fields(fields)
 
 

@@ -45,26 +45,52 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False, default=str))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, first_only: bool = False) -> None:
-    """Rows under headings on a terminal; tab-separated without headings elsewhere; only the first column with --quiet."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, first_only: bool = False, optional: Sequence[str] = ()
+) -> None:
+    """Rows under headings on a terminal; tab-separated without headings elsewhere; only the first column with --quiet.
+
+    Args:
+        optional: columns a terminal too narrow for all of them does without, the first of them first.
+    """
     texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if style.quiet or first_only:
         for row in texts:
             print(row[0])
     elif sys.stdout.isatty():
+        if not texts:
+            return
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
+        console = Console(no_color=not _colored())
+        columns, texts = _fitting(list(columns), texts, list(optional), console.width)
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in texts:
             table.add_row(*(Text(cell) for cell in row))
-        Console(no_color=not _colored()).print(table)
+        console.print(table)
     else:
         for row in texts:
             print("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
+
+
+def _fitting(
+    columns: list[str], texts: list[list[str]], optional: list[str], room: int
+) -> tuple[list[str], list[list[str]]]:
+    """The table without optional columns until it is no wider than `room`."""
+    from rich.cells import cell_len
+
+    while optional:
+        widths = [max(map(cell_len, cells)) for cells in zip(columns, *texts, strict=True)]
+        if sum(widths) + 2 * (len(widths) - 1) <= room:
+            break
+        at = columns.index(optional.pop(0))
+        columns = columns[:at] + columns[at + 1 :]
+        texts = [row[:at] + row[at + 1 :] for row in texts]
+    return columns, texts
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:
@@ -72,7 +98,11 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     shown = {name: value for name, value in fields.items() if value not in (None, "", [], ())}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
-        print(f"{name:<{width}}  {value}" if sys.stdout.isatty() else f"{name}\t{value}")
+        text = str(value).strip()
+        if sys.stdout.isatty():
+            print(f"{name:<{width}}  " + text.replace("\n", f"\n{'':{width}}  "))
+        else:
+            print(f"{name}\t{text}")
 
 
 def note(text: str) -> None:

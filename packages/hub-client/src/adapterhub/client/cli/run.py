@@ -12,6 +12,9 @@ from adapterhub.spec.errors import AdapterHubError, AmbiguousAdapterError, Valid
 
 __all__ = ["run"]
 
+_SHOWN = 20
+_FEW_TASKS = 10
+
 
 def run(arguments: list[str]) -> int:
     """Run `arguments`; returns the exit code."""
@@ -55,15 +58,17 @@ def _fail(error: AdapterHubError, arguments: list[str]) -> int:
 
         traceback.print_exception(error)
     if "--json" in arguments:
-        problem = {**error.to_problem(), "problems": getattr(error, "problems", [])}
+        try:
+            problem = {**error.to_problem(), "problems": getattr(error, "problems", [])}
+        except AdapterHubError as further:  # the candidates cannot be read now
+            return _fail(further, arguments)
         print(json.dumps(problem, default=str), file=sys.stderr)
         return exit_code(error)
     print(f"Error: {_one_line(error.message)}", file=sys.stderr)
     for problem in getattr(error, "problems", []) if isinstance(error, ValidationFailedError) else []:
         print(f"  {_problem_line(problem)}", file=sys.stderr)
     if isinstance(error, AmbiguousAdapterError):
-        for candidate in error.candidates:
-            print(f"  {_candidate_line(candidate)}", file=sys.stderr)
+        _print_candidates(error)
     if error.suggestions and not any(str(word) in error.hint for word in error.suggestions):
         print(f"Did you mean: {', '.join(map(str, error.suggestions))}", file=sys.stderr)
     if error.hint:
@@ -71,12 +76,33 @@ def _fail(error: AdapterHubError, arguments: list[str]) -> int:
     return exit_code(error)
 
 
+def _print_candidates(error: AmbiguousAdapterError) -> None:
+    """Some of them. Of a crowd only those that are known are shown: the rest would have to be read first."""
+    from adapterhub.client.finding import ListedLaterError
+
+    known = error.known if isinstance(error, ListedLaterError) else error.candidates
+    if not known:
+        if len(error.details.get("tasks", ())) > _FEW_TASKS:
+            return  # the message names some, and each has adapters
+        try:
+            known = error.candidates
+        except AdapterHubError:
+            return  # the message has the tasks
+    for candidate in known[:_SHOWN]:
+        print(f"  {_candidate_line(candidate)}", file=sys.stderr)
+    if len(known) > _SHOWN or (isinstance(error, ListedLaterError) and not error.complete):
+        print("  … and more; --json lists all of them.", file=sys.stderr)
+
+
 def _problem_line(problem: Any) -> str:
     if not isinstance(problem, dict):
         return _one_line(str(problem))
     place = " ".join(str(problem[key]) for key in ("file", "pointer") if problem.get(key))
     text = f"{place}: {problem.get('message', '')}" if place else str(problem.get("message", ""))
-    return _one_line(f"{text} {problem.get('hint', '')}")
+    hint = str(problem.get("hint") or "")
+    if hint and text and text[-1] not in ".!?:;…":
+        text += "."
+    return _one_line(f"{text} {hint}")
 
 
 def _candidate_line(candidate: Any) -> str:
