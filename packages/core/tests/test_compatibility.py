@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from packages.core.tests.shrunken import shrunken
 
 import adapterhub.core as ah
+from adapterhub.core.dummy import dummy_inputs
 from adapterhub.spec import CheckpointError, InvalidConfigError
 
 
@@ -21,7 +24,7 @@ def _saved(folder: Path, model_type: str, config: str) -> str:
 @pytest.mark.parametrize(
     ("model_type", "config", "told"),
     [
-        ("albert", "houlsby[reduction_factor=4]", "swaps"),
+        ("albert", "houlsby[reduction_factor=4]", "exchanges"),
         ("gemma2", "pfeiffer[reduction_factor=4]", "last layer's norm"),
     ],
 )
@@ -30,6 +33,37 @@ def test_numbers_that_differ_from_the_peer_are_said(tmp_path: Path, model_type: 
     with pytest.warns(UserWarning, match=told):
         ah.init(shrunken(model_type)).load_adapter(folder)
     assert any(told in note for note in ah.load_report().notes)
+
+
+@torch.no_grad()
+def test_albert_runs_as_there_under_compat(tmp_path: Path) -> None:
+    """There h' = core(r, h) after attention, and the norm is of h' + h: by hand from the equations."""
+    folder = _saved(tmp_path, "albert", "double_seq_bn[reduction_factor=4,output_adapter=False,mh_adapter=True]")
+    model: Any = ah.init(shrunken("albert", num_hidden_layers=1))
+    inputs = dummy_inputs(model, rows=2)
+    model.load_adapter(folder, compat="adapters-1.3", set_active=True)
+    for parameter in model.get_adapter("a").values():
+        parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
+    got = model(**inputs).last_hidden_state
+    attention = model.encoder.albert_layer_groups[0].albert_layers[0].attention
+    weights = {key.removeprefix("encoder.0.attention."): value for key, value in model.get_adapter("a").items()}
+
+    def by_hand(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        """Put where the model adds r: x = s = r, h' = x + up(x), so h is replaced by h' + h - r."""
+        r, h = seen.pop(), output
+        inner = torch.nn.functional.silu(r @ weights["down.weight"].T + weights["down.bias"])
+        return (r + inner @ weights["up.weight"].T + weights["up.bias"]) + h - r
+
+    seen: list[torch.Tensor] = []
+    model.active_adapters = None
+    attention.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    attention.output_dropout.register_forward_hook(by_hand)
+    torch.testing.assert_close(model(**inputs).last_hidden_state, got, rtol=0, atol=1e-5)
+    with pytest.raises(CheckpointError, match="compat"):
+        model.save_adapter(tmp_path / "b", "a")
+    model.add_adapter("b", config="houlsby")
+    with pytest.raises(InvalidConfigError, match="compat"):
+        model.active_adapters = ah.Stack("a", "b")
 
 
 def test_adapters_trained_with_a_bias_that_is_lost_are_refused(tmp_path: Path) -> None:

@@ -471,13 +471,18 @@ def _owned(files: Iterable[str]) -> set[str]:
 
 
 def _check_dora(adapter: Adapter, pool: Pool, format: str) -> None:
-    """That a DoRA adapter means the same in the format it is written in.
+    """That an adapter with the numbers of a defect, or with DoRA, means the same in the format it is written in.
 
     Raises:
         CheckpointError: it does not.
     """
     from adapterhub.core.sites.linears import LinearSite
 
+    if format != "adapters" and any(module.__dict__.get("exchanged") for module in adapter.modules.values()):
+        raise CheckpointError(
+            f"{adapter.name!r} was loaded with compat={COMPAT!r}; only the format of adapters means the same by it.",
+            hint='Use format="adapters".',
+        )
     for key, module in adapter.modules.items():
         if getattr(module, "magnitude", None) is None:
             continue

@@ -3,7 +3,7 @@
 | models, methods | there | here |
 |---|---|---|
 | DoRA | the norm lacks alpha / r, the bias is rescaled too | as published; `compat="adapters-1.3"` as there |
-| ALBERT, bottleneck after attention without `original_ln_before` | h and r are swapped | not swapped, and said |
+| ALBERT, bottleneck after attention | h and r are exchanged | not exchanged, and said; `compat="adapters-1.3"` as there |
 | Gemma 2 and 3, bottleneck | every layer runs the norm of the last one | each layer its own, and said |
 | DeBERTa (v1), ModernBERT | attaching adds a random bias that no checkpoint holds | refused: what it was trained with is lost |
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+from adapterhub.core.sites import SublayerSite
 from adapterhub.spec.config import AdapterConfig, BottleneckConfig, UnionConfig
 from adapterhub.spec.errors import CheckpointError, InvalidConfigError
 
@@ -58,7 +59,7 @@ def follow(checkpoint: AdapterCheckpoint, adapter: Adapter, pool: Pool, compat: 
     """Set what `compat` asks for, and say (as a warning, and in the load report) where numbers differ from the peer's."""
     if checkpoint.format != "adapters":
         return []
-    notes = [*_dora(adapter, compat), *_bottleneck(checkpoint.config, pool)]
+    notes = [*_dora(adapter, compat), *_bottleneck(checkpoint.config, adapter, pool, compat)]
     for note in notes:
         warnings.warn(f"{adapter.name!r}: {note}", stacklevel=4)
     return notes
@@ -75,21 +76,33 @@ def _dora(adapter: Adapter, compat: str | None) -> list[str]:
     return [f"adapters 1.3 computes DoRA in another way than it was published; compat={COMPAT!r} gives its numbers"]
 
 
-def _bottleneck(config: AdapterConfig, pool: Pool) -> list[str]:
+def _bottleneck(config: AdapterConfig, adapter: Adapter, pool: Pool, compat: str | None) -> list[str]:
     members = config.configs if isinstance(config, UnionConfig) else (config,)
     model_type, notes = _model_type(pool), []
     for member in members:
         if not isinstance(member, BottleneckConfig):
             continue
-        if model_type == "albert" and member.mh_adapter and not member.original_ln_before and not member.is_parallel:
+        if model_type == "albert" and member.mh_adapter:
+            if compat == COMPAT:
+                _exchange(adapter, pool)
+                continue
             notes.append(
-                "adapters 1.3 swaps the sublayer's output and the residual after ALBERT's attention; not done here"
+                "adapters 1.3 exchanges the sublayer's output and the residual after ALBERT's attention; "
+                f"compat={COMPAT!r} gives its numbers"
             )
         if model_type in _LAST_NORM:
             notes.append(
                 f"adapters 1.3 runs the last layer's norm in every layer of {model_type} models; not done here"
             )
     return notes
+
+
+def _exchange(adapter: Adapter, pool: Pool) -> None:
+    """Let the bottlenecks after attention run with h and r exchanged (`operations.Exchanged`)."""
+    for key, module in adapter.modules.items():
+        site = pool.by_key[key]
+        if isinstance(site, SublayerSite) and site.place.kind == "attention":
+            module.__dict__["exchanged"] = True
 
 
 def _model_type(pool: Pool) -> str:

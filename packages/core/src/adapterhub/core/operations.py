@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from adapterhub.spec.errors import InvalidConfigError
 
-__all__ = ["AtEmbedding", "Chain", "Chunks", "Mean", "Operation"]
+__all__ = ["AtEmbedding", "Chain", "Chunks", "Exchanged", "Mean", "Operation"]
 
 
 class Operation:
@@ -56,6 +56,32 @@ class AtEmbedding(Operation):
         """The value of which this operation gives `value`."""
         found: Tensor = self.module.inverse(value)  # type: ignore[operator]
         return found
+
+
+class Exchanged(Operation):
+    """Another operation with h and r exchanged, and the model's norm of what it gives plus h: what adapters 1.3 runs after
+    ALBERT's attention. `beside` is given back to the model, which adds it."""
+
+    needs_residual = True
+
+    def __init__(self, inner: Operation) -> None:
+        self.inner = inner
+        self.replaces_norm = inner.replaces_norm
+
+    def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
+        assert beside is not None
+        found = self.inner(beside, value)
+        summed = found + value - beside
+        if not self.replaces_norm:
+            return summed
+        mask = self.replaced(value.shape[0])
+        return found if mask is None else torch.where(mask.to(found.device), found, summed)
+
+    def replaced(self, rows: int) -> Tensor | None:
+        return self.inner.replaced(rows)
+
+    def planned(self) -> int | None:
+        return self.inner.planned()
 
 
 class Chain(Operation):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.core.blocks import build
-from adapterhub.core.operations import Operation
+from adapterhub.core.operations import Exchanged, Operation
 from adapterhub.core.rows import Rows
 from adapterhub.core.sites import HookedSite
 from adapterhub.spec.composition import Composition, Fuse, Parallel
+from adapterhub.spec.errors import InvalidConfigError
 
 if TYPE_CHECKING:
     from adapterhub.core.pool import Pool
@@ -51,10 +52,29 @@ def compile_plan(
         for site in pool.sites_of(names_in(setup)):
             if isinstance(site, HookedSite) and site.layer not in skip_layers:
                 operation = build(setup, site, expand=expand)
+                if operation is not None and _exchanged(setup, site):
+                    operation = Exchanged(operation)
                 if operation is not None:
                     operations[site.index] = operation
                     used.append(site)
     return Plan(setup, operations, used, _copies(setup), skip_layers)
+
+
+def _exchanged(setup: Composition | Rows, site: HookedSite) -> bool:
+    """Whether the adapters of a setup were loaded at a site to run with h and r exchanged (see `compatibility`).
+
+    Raises:
+        InvalidConfigError: some were, others not.
+    """
+    flags = {
+        bool(module.__dict__.get("exchanged")) for name in names_in(setup) if (module := site.find(name)) is not None
+    }
+    if len(flags) > 1:
+        raise InvalidConfigError(
+            f"{setup!r} puts adapters loaded with compat='adapters-1.3' together with others, which cannot run as one here.",
+            hint="Load all of them with the same compat.",
+        )
+    return True in flags
 
 
 def names_in(setup: Composition | Rows | None) -> list[str]:

@@ -67,7 +67,9 @@ def _keep_context(site: LayerSite, module: nn.Module, args: tuple[Any, ...], kwa
 
 
 def _change_layer(site: LayerSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    mask, seen = site.context.take() or (None, 0)
+    kept = site.context.take()
+    site.context.put(kept)  # for the next run of a layer that runs several times, as ALBERT's
+    mask, seen = kept or (None, 0)
     operation = site.operation()
     if operation is None:
         return None
