@@ -63,13 +63,16 @@ def test_hooks_are_there_only_while_a_plan_uses_them() -> None:
     model = with_adapters(tiny(), a="pfeiffer", b="houlsby")
 
     def hooks() -> int:
-        return sum(len(module._forward_hooks) for module in model.modules())
+        return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
     assert hooks() == 0
     model.active_adapters = "a"
     one = hooks()
     model.active_adapters = "b"
     assert hooks() == 2 * one > 0
+    model.active_adapters = ah.Stack("a", "b")
+    model.active_adapters = "a"
+    assert hooks() == one
     model.active_adapters = None
     assert hooks() == 0
 

@@ -83,6 +83,12 @@ class PlainFusion(Operation):
         self.last = children[-1][1]
         self.alone = alone and not self.last.parallel
         self.replaces_norm = not self.last.norm_last
+        self.takes_sum = (
+            all(module.takes_sum and (before is None or before.takes_sum) for before, module in children)
+            and not alone
+            and not layer.query_before_norm
+            and not layer.residual_before
+        )
         self.needs_residual = (
             any(module.needs_residual for _, module in children)
             or any(before.needs_residual for before, _ in children if before is not None)

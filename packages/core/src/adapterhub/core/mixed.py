@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from adapterhub.core.bank import Kept, Stacked, stack
 from adapterhub.core.methods.bottleneck import Bottleneck
 from adapterhub.core.operations import Operation
+from adapterhub.core.sublayers import LARGE, added, normed, rewritable
 from adapterhub.spec.errors import InvalidConfigError
 
 __all__ = ["MixedRows", "mixed_rows"]
@@ -115,9 +116,11 @@ class MixedRows(Operation):
         self.runs = [len(present) if module is None else number[module] for module in modules]
         self.norm, self.batch = norm, Runs(len(modules), counts, expand=expand)
         self.model = present[0]
+        self.act = torch.relu_ if self.model.act is torch.relu else self.model.act
         self.alone = alone and not self.model.parallel
         self.bare = len(present) in self.runs
         self.replaces_norm = not self.model.norm_last
+        self.takes_sum = self.model.takes_sum and not alone
         self.needs_residual = self.model.needs_residual or (self.replaces_norm and norm is None)
         self.stacked = Kept(present, partial(stack, present, bare=self.bare))
         #: runs of one length, each adapter in its turn: the stacked weights serve without picking rows
@@ -139,29 +142,37 @@ class MixedRows(Operation):
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         model, rows = self.model, value.shape[0]
-        read, skip = model.before(value, None if self.alone else beside, self.norm)
         weights = self.stacked.get()
+        own = False
+        if self.takes_sum and beside is None and self.norm is not None:
+            skip = value
+            read, own = normed(value, self.norm)
+        else:
+            read, skip = model.before(value, None if self.alone else beside, self.norm)
         if self.even:
             self.batch.lengths(rows)  # raises where the batch does not fit
             shape = read.shape
-            read = read.reshape(len(self.runs), -1, shape[-1])
-            result = self._through(read, weights, shape).reshape(shape)
+            if rows != len(self.runs):
+                read = read.reshape(len(self.runs), -1, shape[-1])
+            result = self._through(read, weights, shape, own)
+            if rows != len(self.runs):
+                result = result.reshape(shape)
         else:
-            result = self._through(read, weights.rows(self.numbers(rows, value.device)), read.shape)
+            result = self._through(read, weights.rows(self.numbers(rows, value.device)), read.shape, own)
         if model.skip_inside and not model.parallel:
             result = result + skip
         if weights.norm_after is not None:
             result = self._normed(result, weights.norm_after, rows)
         if not model.skip_inside or model.parallel:
-            result = skip + result
-        if result.dtype != value.dtype:
+            result = added(skip, result, value.dtype)
+        elif result.dtype != value.dtype:
             result = result.to(value.dtype)
         if self.masked:
             result = torch.where(self._has(rows, value.device), result, value)
         return result
 
-    def _through(self, value: Tensor, weights: Stacked, shape: torch.Size) -> Tensor:
-        """dropout(gate · up(value)) for each group of rows: [G, S, d] → [G, S, d]."""
+    def _through(self, value: Tensor, weights: Stacked, shape: torch.Size, own: bool) -> Tensor:
+        """dropout(gate · up(value)) for each group of rows: [G, S, d] → [G, S, d]; `own`: `value` is nobody else's."""
         model = self.model
         if value.dtype != weights.down.dtype and not torch.is_autocast_enabled(value.device.type):
             value = value.to(weights.down.dtype)
@@ -169,8 +180,11 @@ class MixedRows(Operation):
         if weights.norm_before is not None:
             weight, bias = weights.norm_before
             read = F.layer_norm(read, (read.shape[-1],)) * weight + bias
-        inner = model.act(torch.baddbmm(weights.down_bias, read, weights.down))
-        result = torch.baddbmm(weights.up_bias, inner, weights.up)
+        inner = self.act(torch.baddbmm(weights.down_bias, read, weights.down))
+        if own and weights.gate is None and read.numel() >= LARGE and rewritable(read):
+            result = torch.baddbmm(weights.up_bias, inner, weights.up, out=read)
+        else:
+            result = torch.baddbmm(weights.up_bias, inner, weights.up)
         if model.training and (model.dropout or model.depth_dropout):
             if model.depth_dropout:
                 per_row = result.reshape(shape[0], -1)
@@ -205,6 +219,7 @@ class _Several(Operation):
     def __init__(self, parts: Sequence[tuple[Sequence[int], MixedRows]], runs: Runs) -> None:
         self.parts, self.runs = [(list(mine), part) for mine, part in parts], runs
         self.needs_residual = any(part.needs_residual for _, part in parts)
+        self.takes_sum = all(part.takes_sum for _, part in parts)
         self.replaces_norm = any(part.replaces_norm for _, part in parts)
         self._rows: dict[tuple[int, torch.device], list[Tensor]] = {}
 

@@ -21,11 +21,13 @@ __all__ = ["AtEmbedding", "Chain", "Chunks", "Exchanged", "Mean", "Operation"]
 class Operation:
     """Base of the operations.
 
-    `needs_residual`: whether `beside` is read. `replaces_norm`: whether, in some rows, the model's norm(h' + r) is to be
+    `needs_residual`: whether `beside` is read. `takes_sum`: at a sublayer, whether the operation reads h only as h + r and adds
+    to it, so that of (h + r, None) it gives h' + r; where the model forms that sum for its norm, neither needs to be formed twice. `replaces_norm`: whether, in some rows, the model's norm(h' + r) is to be
     replaced by h'; `replaced(rows)` tells in which (None: all; else a bool tensor [rows, 1, 1]).
     """
 
     needs_residual: bool = False
+    takes_sum: bool = False
     replaces_norm: bool = False
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
@@ -90,6 +92,7 @@ class Chain(Operation):
     def __init__(self, parts: Sequence[Operation]) -> None:
         self.parts = list(parts)
         self.needs_residual = any(part.needs_residual for part in parts)
+        self.takes_sum = all(part.takes_sum for part in parts)
         self.replaces_norm = parts[-1].replaces_norm
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
@@ -111,6 +114,7 @@ class Mean(Operation):
         self.parts, self.weights = list(parts), list(weights)
         present = [part for part in parts if part is not None]
         self.needs_residual = any(part.needs_residual for part in present)
+        self.takes_sum = all(part.takes_sum for part in present) and abs(sum(self.weights) - 1) < 1e-6
         self.replaces_norm = present[-1].replaces_norm
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
@@ -137,6 +141,7 @@ class Chunks(Operation):
         self.given = None if sizes is None else list(sizes)
         present = [part for part in parts if part is not None]
         self.needs_residual = any(part.needs_residual for part in present)
+        self.takes_sum = all(part.takes_sum for part in present)
         self.replaces_norm = any(part.replaces_norm for part in present)
 
     def sizes(self, length: int) -> list[int]:

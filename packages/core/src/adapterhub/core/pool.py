@@ -453,7 +453,6 @@ class Pool:
         with _lock:
             changed = False
             for site in plan.sites:
-                site.users += 1
                 operation = plan.operations[site.index]
                 assert operation is not None
                 changed |= site.install(operation)
@@ -463,14 +462,12 @@ class Pool:
     def release(self, plan: Plan) -> None:
         """Count one user less; sites without users lose their hooks."""
         with _lock:
-            stale = []
+            changed = False
             for site in plan.sites:
-                site.users -= 1
-                if site.users == 0:
-                    stale.append(site)
-            for site in stale:
-                site.remove()
-            if stale:
+                operation = plan.operations[site.index]
+                assert operation is not None
+                changed |= site.uninstall(operation)
+            if changed:
                 self._hooks_changed()
 
     def _hooks_changed(self) -> None:
@@ -486,6 +483,8 @@ class Pool:
     def linger(self, plan: Plan) -> None:
         """Keep the hooks of a plan that just ran until another one lingers or the active setup changes: a server that
         names adapters in every call need not hook and unhook for each."""
+        if self.lingering is plan:
+            return
         with _lock:
             previous, self.lingering = self.lingering, plan
             self.hold(plan)

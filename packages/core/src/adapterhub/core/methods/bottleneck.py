@@ -199,6 +199,17 @@ class Bottleneck(Slim):
         return self.parallel or self.norm_first
 
     @property
+    def takes_sum(self) -> bool:
+        """Whether h is read as norm(h + r) only, and h' = h + something: of h + r in place of h it gives h' + r."""
+        return (
+            self.norm_first
+            and self.norm_last
+            and not self.parallel
+            and self.skip_from is True
+            and not (self.skip_inside and self.norm_after is not None)
+        )
+
+    @property
     def plain(self) -> bool:
         """h' = s + scaling · (W_up act(W_down x + b) + b) with constant scaling: nothing else takes part."""
         return (

@@ -155,10 +155,19 @@ class HookedSite(Site):
         raise NotImplementedError
 
     def install(self, operation: Operation) -> bool:
-        """Hook the module for this operation, unless it is; whether anything changed."""
+        """Count one more user, and hook the module for it unless it is; whether anything changed."""
+        self.users += 1
         if self.handles:
             return False
         self.handles = list(self.hooks())
+        return True
+
+    def uninstall(self, operation: Operation) -> bool:
+        """Count one user less; without users the hooks go. Whether anything changed."""
+        self.users -= 1
+        if self.users:
+            return False
+        self.remove()
         return True
 
     def state(self) -> str:
@@ -182,6 +191,7 @@ class SublayerSite(HookedSite):
 
     The residual is seen before the sublayer and kept until its output appears: two hooks on two modules. Where a plan
     replaces the model's own norm(h' + r) by h', a third one on the norm does so; pre-LN models get h' - r instead.
+    Operations that take the sum of h and r need none of these, only a hook where the norm is given that sum.
     """
 
     def __init__(self, pool: Pool, index: int, place: SublayerPlace, modules: dict[str, nn.Module]) -> None:
@@ -196,36 +206,66 @@ class SublayerSite(HookedSite):
         self.kept = Carrier()
         self.result = Carrier()
         self.first = Carrier()
-        self.kinds = ""
+        self.wanted: dict[str, int] = {}
+        self.hooked: dict[str, list[RemovableHandle]] = {}
         self.alone = place.joint == "alone"
         self.scale = place.scale
         #: in a parallel block, the output of the sublayer before, which is part of this one's residual
         self.before = modules[place.chained] if place.chained is not None else None
         self.follower: SublayerSite | None = None
+        plain = self.norm is not None and self.norm is self.normalises
+        #: whether the norm is given h + r and nothing else, as the identity check has seen it
+        self.sums = plain and not place.joint and not place.shared and self.before is None
 
     def install(self, operation: Operation) -> bool:
-        """Hook only what the operation needs: h always, r and the norm where they take part."""
-        wanted = "h"
+        """Hook only what the operation needs: h, r and the norm where they take part, or h + r alone."""
+        before = len(self.hooked)
+        for kind in self._kinds(operation):
+            self.wanted[kind] = self.wanted.get(kind, 0) + 1
+            if kind not in self.hooked:
+                self.hooked[kind] = list(self._hooks_for(kind))
+        return self._recount(before)
+
+    def uninstall(self, operation: Operation) -> bool:
+        before = len(self.hooked)
+        for kind in self._kinds(operation):
+            self.wanted[kind] -= 1
+            if not self.wanted[kind]:
+                for handle in self.hooked.pop(kind):
+                    handle.remove()
+        return self._recount(before)
+
+    def _recount(self, before: int) -> bool:
+        self.handles = [handle for handles in self.hooked.values() for handle in handles]
+        return len(self.hooked) != before
+
+    def _kinds(self, operation: Operation) -> str:
+        if self.by_sum(operation):
+            return "s"
+        kinds = "h"
         if operation.needs_residual or self.place.shared:
-            wanted += "r"
+            kinds += "r"
         if operation.replaces_norm and self.norm is not None:
-            wanted += "n"
-        fresh = [kind for kind in wanted if kind not in self.kinds]
-        for kind in fresh:
-            self.handles.extend(self._hooks_for(kind))
-            self.kinds += kind
-        return bool(fresh)
+            kinds += "n"
+        return kinds
+
+    def by_sum(self, operation: Operation) -> bool:
+        """Whether the operation acts on h + r where the norm is given it, and not on h."""
+        return operation.takes_sum and self.sums and self.follower is None
 
     def remove(self) -> None:
         super().remove()
-        self.kinds = ""
+        self.hooked, self.wanted = {}, {}
 
     def state(self) -> str:
-        return f"{self.index}{self.kinds}" if self.kinds else ""
+        return f"{self.index}{''.join(self.hooked)}" if self.hooked else ""
 
     def _hooks_for(self, kind: str) -> Iterator[RemovableHandle]:
         if kind == "h":
             yield self.output.register_forward_hook(partial(_adapt_sublayer, self))
+        elif kind == "s":
+            assert self.norm is not None
+            yield self.norm.register_forward_pre_hook(partial(_adapt_sum, self), with_kwargs=True)
         elif kind == "n":
             assert self.normalises is not None
             yield self.normalises.register_forward_hook(partial(_replace_normed, self))
@@ -235,9 +275,31 @@ class SublayerSite(HookedSite):
                 yield self.before.register_forward_hook(partial(_keep_first, self))
 
 
+def _adapt_sum(
+    site: SublayerSite, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    operation = site.operation()
+    if operation is None or not site.by_sum(operation):
+        return None
+    if args:
+        return (_in_rows(operation, args[0], None), *args[1:]), kwargs
+    name, total = next(iter(kwargs.items()))
+    return args, {**kwargs, name: _in_rows(operation, total, None)}
+
+
+def _in_rows(operation: Operation, value: Tensor, beside: Tensor | None) -> Tensor:
+    """The operation on [B, T, d], also where rows and tokens are flattened, as OPT does."""
+    if value.dim() != 2 or (rows := operation.planned()) is None:
+        return operation(value, beside)
+    parts = None if beside is None else beside.reshape(rows, -1, value.shape[-1])
+    return operation(value.reshape(rows, -1, value.shape[-1]), parts).reshape(value.shape)
+
+
 def _keep_residual(site: SublayerSite, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     operation = site.operation()
-    if operation is not None and (operation.needs_residual or site.place.shared):
+    if operation is None or site.by_sum(operation):
+        return
+    if operation.needs_residual or site.place.shared:
         site.kept.put(argument_of(site.place, args, kwargs))
 
 
@@ -249,7 +311,7 @@ def _keep_first(site: SublayerSite, module: nn.Module, args: tuple[Any, ...], ou
 
 def _adapt_sublayer(site: SublayerSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     operation = site.operation()
-    if operation is None:
+    if operation is None or site.by_sum(operation):
         return None
     hidden = output if isinstance(output, Tensor) else output[0]
     if site.scale != 1.0:
@@ -261,11 +323,7 @@ def _adapt_sublayer(site: SublayerSite, module: nn.Module, args: tuple[Any, ...]
         residual = residual.reshape(hidden.shape)  # one of them has rows and tokens flattened
     if site.before is not None and residual is not None:
         residual = site.first.take() + residual
-    if hidden.dim() == 2 and (rows := operation.planned()) is not None:  # rows were flattened, as OPT does
-        parts = None if residual is None else residual.reshape(rows, -1, hidden.shape[-1])
-        result = operation(hidden.reshape(rows, -1, hidden.shape[-1]), parts).reshape(hidden.shape)
-    else:
-        result = operation(hidden, residual)
+    result = _in_rows(operation, hidden, residual)
     if site.follower is not None:  # whichever hook came first, the sublayer after sees what this one gives
         _keep_first(site.follower, module, args, result)
     if operation.replaces_norm:
