@@ -46,6 +46,7 @@ CONFIGS = (
 )
 LICENSES = ("Apache-2.0", "MIT", "CC-BY-4.0", "CC-BY-SA-4.0", "GPL-3.0-only", None)
 BATCH = 10_000
+LAST_MINUTES = 2_000_000
 
 
 class Zipf:
@@ -200,7 +201,6 @@ def unprotected(storage: Storage) -> Iterator[None]:
 
 def write_records(connection: Connection, lines: Iterator[tuple[IndexEntry, str, int]]) -> None:
     """The rows of `organisations`, `adapters` and `versions` that publishing these entries would have left."""
-    moment = now()
     owners: dict[str, int] = {
         row.key: row.id for row in connection.execute(select(organisations.c.key, organisations.c.id))
     }
@@ -219,6 +219,7 @@ def write_records(connection: Connection, lines: Iterator[tuple[IndexEntry, str,
                 next_owner += 1
             last += 1
             serial += 1
+            moment = now(hours=(last - LAST_MINUTES) / 60 if last < LAST_MINUTES else 0)  # one a minute
             adapter_rows.append(
                 {
                     "id": last, "organisation_id": owners[key], "name": entry.name, "key": fold(entry.name),
@@ -237,7 +238,7 @@ def write_records(connection: Connection, lines: Iterator[tuple[IndexEntry, str,
                     "created_at": moment, "published_at": moment, "serial": serial,
                 }
             )  # fmt: skip
-        owner_rows = ({"id": id_, "name": key, "key": key, "created_at": moment} for key, id_ in new.items())
+        owner_rows = ({"id": id_, "name": key, "key": key, "created_at": now()} for key, id_ in new.items())
         bulk_insert(connection, organisations, owner_rows)
         bulk_insert(connection, adapters, adapter_rows)
         bulk_insert(connection, versions, version_rows)

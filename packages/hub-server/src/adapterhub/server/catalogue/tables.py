@@ -82,7 +82,7 @@ listings = Table(
     Index("ix_listings_namespace", "namespace_key", "name_key"),
     Index("ix_listings_name", "name_key"),
     Index("ix_listings_model", "model_name", "name_key"),
-    Index("ix_listings_updated", "updated_at"),
+    Index("ix_listings_updated", "updated_at", "rank"),
 )
 
 #: the expanded configs of the listings; a hub of a million adapters has few different ones

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, bindparam, func, select, text
+from sqlalchemy import Connection, bindparam, func, select, text, tuple_
 
 from adapterhub.server.accounts.viewer import Viewer
 from adapterhub.server.catalogue.tables import facet_counts, listings
@@ -30,6 +30,8 @@ Candidate: TypeAlias = tuple[Any, ...]
 
 #: Matches of several words are counted up to here.
 COUNT_LIMIT = 2000
+#: So many of the most popular adapters are looked at one by one for several common words.
+_WALK = 3000
 
 _COLUMNS = (
     "rank", "name_key", "namespace_key", "kind", "task_key", "subtask_key", "model_name", "family", "method", "using",
@@ -43,14 +45,16 @@ _SQLITE = (
     "WHERE t.listings_text MATCH ? AND t.rowid > ? ORDER BY t.rowid LIMIT ?"
 )
 _SQLITE_RANKS = "SELECT rowid FROM listings_text WHERE listings_text MATCH ? AND rowid > ? ORDER BY rowid LIMIT ?"
-_POSTGRESQL = (
-    f"SELECT {_LISTED} FROM listings l WHERE l.tsv @@ CAST(%s AS tsquery) AND l.rank > %s ORDER BY l.rank LIMIT %s"
-)
-_POSTGRESQL_RANKS = "SELECT rank FROM listings WHERE tsv @@ CAST(%s AS tsquery) AND rank > %s ORDER BY rank LIMIT %s"
-
+_LISTINGS, _NEAR = "listings l", "(SELECT * FROM listings WHERE rank > %s ORDER BY rank LIMIT %s) l"
+_FITTING = "FROM {source} WHERE l.tsv @@ CAST(%s AS tsquery) AND l.rank > %s ORDER BY l.rank LIMIT %s"
+_POSTGRESQL = f"SELECT {_LISTED} {_FITTING}"
+_POSTGRESQL_RANKS = f"SELECT l.rank {_FITTING}"
 
 _COUNTER = select(facet_counts.c.adapters).where(
     facet_counts.c.field == bindparam("field"), facet_counts.c.value == bindparam("value")
+)
+_COUNTERS = select(facet_counts.c.adapters).where(
+    tuple_(facet_counts.c.field, facet_counts.c.value).in_(bindparam("pairs", expanding=True))
 )
 _PUBLIC = select(func.coalesce(func.sum(facet_counts.c.adapters), 0)).where(facet_counts.c.field == "kind")
 
@@ -152,9 +156,34 @@ def _fetch(
     limit: int,
 ) -> list[Any]:
     if connection.dialect.name == "sqlite":
-        result = connection.exec_driver_sql(sqlite, (fts5_expression(matches, viewer), start, limit))
-    else:
-        result = connection.exec_driver_sql(postgresql, (tsquery_expression(matches, viewer), start, limit))
+        return _all(connection, sqlite, (fts5_expression(matches, viewer), start, limit))
+    parameters = (tsquery_expression(matches, viewer), start, limit)
+    whole = postgresql.format(source=_LISTINGS)
+    if not _all_common(connection, matches):
+        return _all(connection, whole, parameters)
+    # PostgreSQL takes words for independent of one another: two common ones that never meet would make it look through
+    # everything in order of popularity. So it may look at the most popular adapters first, and then has to ask the index.
+    found = _all(connection, postgresql.format(source=_NEAR), (start, _WALK, *parameters))
+    if len(found) >= limit:
+        return found
+    connection.exec_driver_sql("SET LOCAL enable_indexscan = off; SET LOCAL enable_seqscan = off")
+    try:
+        return _all(connection, whole, parameters)
+    finally:
+        connection.exec_driver_sql("SET LOCAL enable_indexscan = on; SET LOCAL enable_seqscan = on")
+
+
+def _all_common(connection: Connection, matches: Sequence[Match]) -> bool:
+    """Whether these are several words of which each alone is found in many adapters."""
+    if len(matches) < 2 or any(match.counter is None for match in matches):
+        return False
+    wanted = [match.counter for match in matches if match.counter]
+    rows = connection.execute(_COUNTERS, {"pairs": wanted}).all()
+    return len(rows) == len(set(wanted)) and min(row.adapters for row in rows) > _WALK
+
+
+def _all(connection: Connection, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
+    result = connection.exec_driver_sql(statement, parameters)
     try:
         assert result.cursor is not None
         return list(result.cursor.fetchall())
