@@ -180,7 +180,9 @@ def test_downloading_while_others_remove_and_prune(hub: LoopbackHub, tmp_path: P
     threads = [threading.Thread(target=work) for work in (remover, downloader, downloader, downloader)]
     for thread in threads:
         thread.start()
-    time.sleep(4)
+    give_up = time.monotonic() + 120
+    while min(done) <= 20 and not failures and time.monotonic() < give_up:
+        time.sleep(0.05)
     stop.set()
     for thread in threads:
         thread.join()

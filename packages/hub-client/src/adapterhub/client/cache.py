@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 
 from adapterhub.client.files import (
     discard,
+    remove_tree,
     storage_errors,
     sync_folder,
     unique_name,
@@ -365,8 +366,6 @@ class Cache:
         Args:
             grace: age in seconds below which a blob without a version is left alone: a download may be about to use it.
         """
-        import shutil
-
         used = self._used_blobs()
         gone, now = 0, time.time()
         for path in (self.root / "blobs" / "sha256").glob("??/*"):
@@ -376,7 +375,7 @@ class Cache:
         for folder in (self.root / "tmp", self.root / "partial"):
             for path in list(folder.iterdir()) if folder.is_dir() else ():
                 if not may_be_alive(path):
-                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else discard(path)
+                    remove_tree(path) if path.is_dir() else discard(path)
                     gone += 1
         return gone
 
@@ -391,15 +390,13 @@ class Cache:
 
     def _put_aside(self, home: Path) -> None:
         """Take a folder out of sight by one rename, then remove it."""
-        import shutil
-
         aside = self.root / "tmp" / unique_name()
         self.make_folder(aside.parent)
         try:
             os.rename(home, aside)
         except FileNotFoundError:
             return
-        shutil.rmtree(aside, ignore_errors=True)
+        remove_tree(aside)
 
     def prune(
         self, *, max_size: int | None = None, older_than: float | None = None, dry_run: bool = False

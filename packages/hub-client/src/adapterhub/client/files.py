@@ -11,7 +11,7 @@ from pathlib import Path
 
 from adapterhub.spec.errors import StorageError
 
-__all__ = ["storage_errors", "sync_folder", "unique_name", "write_atomically"]
+__all__ = ["discard", "remove_tree", "replace", "storage_errors", "sync_folder", "unique_name", "write_atomically"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -36,7 +36,8 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644, durable: boo
     temporary = path.with_name(f".{path.name[:80]}.{unique_name()}.tmp")
     with storage_errors(path):
         try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            handle = os.open(temporary, flags, mode)
             with os.fdopen(handle, "wb") as stream:
                 stream.write(data)
                 stream.flush()
@@ -59,15 +60,31 @@ def replace(source: Path, target: Path) -> None:
         except PermissionError:
             if os.name != "nt" or attempt == 19:
                 raise
+            if target.exists():
+                target.chmod(0o666)
             time.sleep(0.05)
 
 
 def discard(path: Path) -> None:
     """Remove a file if it is there and can be removed."""
     try:
+        if os.name == "nt":  # there, what cannot be written cannot be removed
+            path.chmod(0o666)
         path.unlink()
     except OSError:
         pass
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with all that is in it, as far as it can be removed."""
+    import shutil
+
+    for path in folder.rglob("*") if os.name == "nt" else ():
+        try:
+            path.chmod(0o777)
+        except OSError:
+            pass
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

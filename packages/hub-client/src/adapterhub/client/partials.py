@@ -51,7 +51,8 @@ class Partial:
         self._syncing: threading.Thread | None = None
         self._sync_error: OSError | None = None
         with storage_errors(self.path):
-            self._stream = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            self._stream = os.open(self.path, flags, 0o644)
             try:
                 self._adopt()
             except BaseException:

@@ -4,11 +4,10 @@ the end. What was taken stays, whatever others remove from the cache meanwhile."
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.client.files import discard, storage_errors, unique_name, write_atomically
+from adapterhub.client.files import discard, remove_tree, storage_errors, unique_name, write_atomically
 from adapterhub.client.verification import (
     MANIFEST,
     MARKER,
@@ -99,4 +98,4 @@ class Staging:
         return self
 
     def __exit__(self, *details: object) -> None:
-        shutil.rmtree(self.work, ignore_errors=True)
+        remove_tree(self.work)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adapterhub.client.cli import account, caching, configuring, finding, moving
+from adapterhub.client.cli import account, caching, configuring, finding, moderating, moving
 from adapterhub.client.cli.output import apply_options
 
 __all__ = ["app", "build"]
@@ -49,7 +49,7 @@ def options(
     apply_options(quiet=quiet, no_color=no_color, offline=offline)
 
 
-for module in (finding, moving, account, caching, configuring):
+for module in (finding, moving, moderating, account, caching, configuring):
     module.register(app)
 
 

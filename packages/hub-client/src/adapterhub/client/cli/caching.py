@@ -79,7 +79,7 @@ def rm(
     json: Json = False,
 ) -> None:
     """Remove versions from the cache."""
-    import shutil
+    from adapterhub.client.files import remove_tree
 
     cache = _cache()
     own = [info for info in cache.snapshots() if info.layer == cache.root]
@@ -95,7 +95,7 @@ def rm(
     if everything:
         cache.sweep(grace=0)
     if index or everything:
-        shutil.rmtree(cache.root / "index", ignore_errors=True)
+        remove_tree(cache.root / "index")
     if json:
         print_json({"removed": [info.reference for info in going], "freed": freed})
     else:
