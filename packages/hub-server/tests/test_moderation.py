@@ -6,6 +6,7 @@ import itertools
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 from adapter_folder import write_folder
 from hub import Hub, digest_of, publish
@@ -142,6 +143,31 @@ def test_submissions_wait_for_a_reviewer_where_the_organisation_wants_it(hub: Hu
         "2": "No licence.",
     }
     assert reviewer.post(f"{NAME}/versions/2/approve").status_code == 403
+
+
+def test_nobody_reviews_what_is_their_own(hub: Hub, tmp_path: Path) -> None:
+    organisation = hub.organisation("demo")
+    admin = hub.client(hub.token(organisation, scopes=("admin",)))
+    admin.patch("/v1/organisations/demo", json={"review": True}).raise_for_status()
+    members = "/v1/organisations/demo/members"
+    for name in ("ada", "grace"):
+        admin.put(f"{members}/{name}", json={"role": "maintainer"}).raise_for_status()
+
+    def token(name: str) -> httpx.Client:
+        made = admin.post(f"{members}/{name}/tokens", json={"scopes": ["read", "publish", "review"]})
+        return hub.client(made.json()["token"])
+
+    ada, again, grace = token("ada"), token("ada"), token("grace")
+    publish(ada, write_folder(tmp_path / "a"), "sentiment/sst-2@demo", "1", name="mine").raise_for_status()
+    code = hub.http.post("/v1/device/code", data={"scope": "review"}).json()
+    own = ada.headers["authorization"].split()[1]
+    hub.http.post(
+        "/device", data={"user_code": code["user_code"], "token": own, "answer": "approve"}
+    ).raise_for_status()
+    made = hub.http.post("/v1/device/token", data={"device_code": code["device_code"]}).json()
+    for mine in (ada, again, hub.client(made["access_token"])):
+        assert mine.post(f"{NAME}/versions/1/approve").status_code == 403
+    assert grace.post(f"{NAME}/versions/1/approve").status_code == 200
 
 
 def test_quarantine_hides_a_version_until_it_is_released(hub: Hub, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from adapterhub.server.storage.tables import (
     now,
     organisations,
     pair_defaults,
+    tokens,
     version_files,
     versions,
 )
@@ -281,8 +282,10 @@ def decide(
         assert row is not None
         if row.state != "pending":
             raise PolicyError(f"{target.name} is {row.state}; there is nothing to decide.")
-        if row.token_id is not None and row.token_id == viewer.token_id:
-            raise PolicyError(f"{target.name} was submitted with this token.", hint="Somebody else has to decide.")
+        if row.token_id is not None and _same_hand(connection, row.token_id, viewer):
+            raise PolicyError(
+                f"{target.name} was submitted with this token, or by its holder.", hint="Somebody else has to decide."
+            )
         serial = next_serial(connection)
         values: dict[str, Any] = {
             "state": "published" if approve else "refused",
@@ -299,6 +302,22 @@ def decide(
             connection, viewer, target, "version.approve" if approve else "version.refuse", {"reason": reason}, serial
         )
         return _answer(target, {"state": values["state"], "reason": values["reason"]})
+
+
+def _same_hand(connection: Connection, submitter: int, viewer: Viewer) -> bool:
+    """Whether two tokens are one person's: the same, of the same account, or one approved the other's making."""
+    rows = connection.execute(
+        select(tokens.c.id, tokens.c.account_id, tokens.c.approved_by).where(
+            tokens.c.id.in_((submitter, viewer.token_id))
+        )
+    )
+    known = {row.id: row for row in rows}
+    one, other = known.get(submitter), known.get(viewer.token_id)
+    if one is None or other is None:
+        return submitter == viewer.token_id
+    same_account = one.account_id is not None and one.account_id == other.account_id
+    roots = {one.approved_by or one.id, other.approved_by or other.id}
+    return one.id == other.id or same_account or len(roots) == 1
 
 
 def edit_texts(
