@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from adapterhub.spec.index import IndexEntry
+from adapterhub.spec.lazy_model import LazyModel
 
 __all__ = [
     "AdapterRecord",
@@ -38,10 +39,10 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 AdapterType = Literal["text_task", "text_lang", "image_task", "audio_task", "multimodal_task"]
 
 
-class Record(BaseModel):
+class Record(LazyModel):
     """Base of the catalogue's records: immutable, unknown members refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class AdapterTypeRecord(Record):

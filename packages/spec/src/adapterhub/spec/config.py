@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -27,6 +27,7 @@ from pydantic import (
 
 from adapterhub.spec.canonical import canonical_json, digest_of
 from adapterhub.spec.errors import InvalidConfigError
+from adapterhub.spec.lazy_model import LazyModel
 
 __all__ = [
     "ACTIVATIONS",
@@ -111,10 +112,10 @@ Layers = Annotated[tuple[Whole, ...], BeforeValidator(_layers)]
 Seed = Annotated[int, BeforeValidator(_whole)]
 
 
-class AdapterConfig(BaseModel):
+class AdapterConfig(LazyModel):
     """Base of all adapter configs. Use `parse_config` or `AdapterConfig.load` to get one from text, JSON or a file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     method: str
 
@@ -383,13 +384,21 @@ def _apart(one: AdapterConfig, other: AdapterConfig) -> bool:
     return bool(getattr(one, "leave_out", ())) or bool(getattr(other, "leave_out", ()))
 
 
-_ANY: TypeAdapter[Any] = TypeAdapter(
-    Annotated[
-        BottleneckConfig | LoRAConfig | IA3Config | PrefixTuningConfig | PromptTuningConfig | ReftConfig | UnionConfig,
-        Field(discriminator="method"),
-    ],
-    config=ConfigDict(defer_build=True),
-)
+@cache
+def any_config() -> TypeAdapter[Any]:
+    """What validates and describes a config of any method."""
+    return TypeAdapter(
+        Annotated[
+            BottleneckConfig
+            | LoRAConfig
+            | IA3Config
+            | PrefixTuningConfig
+            | PromptTuningConfig
+            | ReftConfig
+            | UnionConfig,
+            Field(discriminator="method"),
+        ]
+    )
 
 
 def parse_config(config: Any, **overrides: Any) -> AdapterConfig:
@@ -436,7 +445,7 @@ def _from_mapping(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Ad
 def validated(fields: Mapping[str, Any]) -> AdapterConfig:
     """The config of `fields` (with `method`), or an `InvalidConfigError` that lists every problem at once."""
     try:
-        config: AdapterConfig = _ANY.validate_python(dict(fields))
+        config: AdapterConfig = any_config().validate_python(dict(fields))
         return config
     except ValidationError as error:
         problems = [*_problems(error), *_between_fields(fields, error)]
@@ -457,7 +466,7 @@ def _between_fields(fields: Mapping[str, Any], error: ValidationError) -> list[d
     if not wrong:
         return []
     try:
-        _ANY.validate_python({name: value for name, value in fields.items() if name not in wrong})
+        any_config().validate_python({name: value for name, value in fields.items() if name not in wrong})
     except ValidationError as other:
         found = [problem for problem in _problems(other) if not problem["pointer"]]
         return [problem for problem in found if not any(name in problem["message"] for name in wrong)]

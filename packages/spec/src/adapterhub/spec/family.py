@@ -13,9 +13,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from adapterhub.spec.errors import UnsupportedModelError
+from adapterhub.spec.lazy_model import LazyModel
 
 __all__ = ["EmbeddingSpec", "ModelFamily", "ResidualSpec", "SublayerSpec", "TowerSpec", "family_names", "load_family"]
 
@@ -30,8 +31,8 @@ _PLACEMENTS: dict[str, Placement] = {
 }
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+class _Table(LazyModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ResidualSpec(_Table):

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError
+from pydantic import ConfigDict, StrictBool, ValidationError
 
 from adapterhub.spec.canonical import canonical_json, digest_of
 from adapterhub.spec.config import SPEC_VERSION, Probability
 from adapterhub.spec.errors import InvalidConfigError
+from adapterhub.spec.lazy_model import LazyModel
 
 __all__ = ["FusionConfig", "parse_fusion"]
 
 
-class FusionConfig(BaseModel):
+class FusionConfig(LazyModel):
     """Which projections the attention has and how it is regularised; the defaults are the `dynamic` preset.
 
     For query x [B, T, H] and the outputs U [B, T, N, H] of N adapters:
     scores = (Wq x + bq) · (Wk U + bk), p = softmax over N of scores / temperature, output = Σ p · (Wv U).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: StrictBool = True
     query: StrictBool = True

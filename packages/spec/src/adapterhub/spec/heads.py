@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError, model_validator
+from pydantic import ConfigDict, Field, StrictBool, StrictStr, ValidationError, model_validator
 
 from adapterhub.spec.canonical import canonical_json, digest_of
 from adapterhub.spec.config import SPEC_VERSION, Activation, Count, Probability
 from adapterhub.spec.errors import InvalidConfigError
+from adapterhub.spec.lazy_model import LazyModel
 
 __all__ = ["HEAD_TYPES", "HeadConfig", "parse_head"]
 
@@ -30,14 +31,14 @@ HeadType = Literal[
 HEAD_TYPES: tuple[str, ...] = HeadType.__args__  # type: ignore[attr-defined]
 
 
-class HeadConfig(BaseModel):
+class HeadConfig(LazyModel):
     """One prediction head.
 
     `static` is the head of a task class of transformers, named by `model_class` and stored under its own keys; all others
     are flexible heads: `layers` dense layers with `activation_function` between them, the last one of size `num_labels`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     head_type: HeadType
     num_labels: Count | None = None

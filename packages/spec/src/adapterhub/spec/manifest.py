@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from adapterhub.spec.canonical import canonical_json, digest_of
 from adapterhub.spec.errors import InvalidManifestError
+from adapterhub.spec.lazy_model import LazyModel
 from adapterhub.spec.safetensors_header import DTYPE_BITS, MAX_NAME_LENGTH, MAX_RANK, MAX_TENSORS
 from adapterhub.spec.validation.manifest_rules import inconsistencies
 from adapterhub.spec.validation.plain_text import JOINERS, hidden_character
@@ -127,8 +128,8 @@ MediaType = Annotated[str, Field(pattern=r"^[a-z]+/[a-z0-9.+-]+$", max_length=12
 DType = Annotated[str, Field(json_schema_extra={"enum": sorted(DTYPE_BITS)}), AfterValidator(_known_dtype)]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
+class _Record(LazyModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
 
 class BaseModelInfo(_Record):

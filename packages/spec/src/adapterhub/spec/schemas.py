@@ -49,9 +49,9 @@ def _ref(name: str) -> Schema:
 
 
 def _adapter_config() -> Schema:
-    from adapterhub.spec.config import _ANY, ACTIVATIONS
+    from adapterhub.spec.config import ACTIVATIONS, any_config
 
-    schema = _ANY.json_schema(mode="validation", schema_generator=_Generator)
+    schema = any_config().json_schema(mode="validation", schema_generator=_Generator)
     definitions = schema["$defs"]
     activation = {"type": "string", "enum": sorted(ACTIVATIONS)}
     for name, definition in definitions.items():

@@ -56,7 +56,7 @@ class TrainedOn(_Record):
 class AdapterRecord(_Record):
     """The content of `adapter_config.json`."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=(), defer_build=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
 
     spec_version: Literal["1.0"]
     format: Literal["adapterhub"]
