@@ -108,14 +108,15 @@ def _output(model: Any, inputs: Any) -> Any:
 
 
 def _tensor(output: Any) -> Any:
+    """All numbers of an output in one row: a model of several towers says with each what it saw."""
     import torch
 
-    names = ("last_hidden_state", "logits", "text_embeds", "image_embeds", "prediction_outputs")
-    for name in names:
-        found = getattr(output, name, None)
-        if isinstance(found, torch.Tensor):
-            return found
-    return next(value for value in output.to_tuple() if isinstance(value, torch.Tensor) and value.is_floating_point())
+    values = output.to_tuple() if hasattr(output, "to_tuple") else output
+    values = [values] if isinstance(values, torch.Tensor) else values
+    found = [
+        value.reshape(-1).float() for value in values if isinstance(value, torch.Tensor) and value.is_floating_point()
+    ]
+    return torch.cat(found)
 
 
 def _line(error: BaseException) -> str:

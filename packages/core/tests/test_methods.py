@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packages.core.tests.shrunken import shrunken
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -253,3 +255,56 @@ def test_rows_with_and_without_a_prefix_in_one_batch() -> None:
         for row, name in enumerate(["short", None, "long"]):
             with ah.AdapterSetup(name):
                 assert torch.allclose(mixed[row], _run(model)[row], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gptj", "codegen"])
+@torch.no_grad()
+def test_a_prefix_where_attention_is_a_method_of_its_own(kind: str) -> None:
+    """GPT-J's attention looks up no function by name; by hand: softmax over [prefix; text] times [prefix; text]."""
+    model: Any = shrunken(kind)
+    ids = torch.arange(3, 13).view(2, 5)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    plain = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    ah.init(model)
+    model.add_adapter("a", config="prefix_flat[prefix_length=3]")
+    values = model.get_adapter("a")["shared.decoder_attention.values"]
+    values.copy_(torch.randn(values.shape, generator=torch.Generator().manual_seed(1)))
+    model.active_adapters = "a"
+    got = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    steps = model(input_ids=ids[:1, :4], use_cache=True)
+    last = model(input_ids=ids[:1, 4:], past_key_values=steps.past_key_values).last_hidden_state
+    torch.testing.assert_close(last[0, 0], got[0, 4], rtol=0, atol=1e-5)
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    assert torch.equal(copied(input_ids=ids, attention_mask=mask).last_hidden_state, got)
+    ah.detach(model)
+    assert torch.equal(model(input_ids=ids, attention_mask=mask).last_hidden_state, plain)
+    attention = type(model.h[0].attn)
+
+    def by_hand(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> Any:
+        rows, heads, _, size = key.shape
+        keys, others = (
+            part.view(3, heads, size).transpose(0, 1).expand(rows, -1, -1, -1)
+            for part in values[:, 2 * layer * heads * size : 2 * (layer + 1) * heads * size].chunk(2, -1)
+        )
+        scores = query.float() @ torch.cat((keys, key), 2).transpose(-1, -2) / size**0.5
+        shares = (scores + torch.nn.functional.pad(mask, (3, 0))).softmax(-1)
+        return shares @ torch.cat((others, value), 2), shares
+
+    for layer, block in enumerate(model.h):
+        assert isinstance(block.attn, attention)
+        block.attn._attn = functools.partial(by_hand, layer)
+    torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).last_hidden_state, got, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_prompt_on_deberta_is_no_part_of_the_mask_of_the_text() -> None:
+    """Its embeddings multiply the text by the mask; rows without padding come out as they do alone."""
+    model: Any = ah.init(shrunken("deberta-v2"))
+    model.add_adapter("a", config="prompt[prompt_length=3]")
+    model.active_adapters = "a"
+    ids = torch.arange(3, 13).view(2, 5)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    both = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert both.shape[1] == 8
+    alone = model(input_ids=ids[1:, :3], attention_mask=mask[1:, :3]).last_hidden_state
+    torch.testing.assert_close(both[1, :6], alone[0], rtol=0, atol=1e-5)

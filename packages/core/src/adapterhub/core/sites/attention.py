@@ -55,7 +55,7 @@ class AttentionSite(HookedSite):
         module = self.module
         module.__dict__[_SITE] = self
         yield module.register_forward_pre_hook(partial(_keep_input, self), with_kwargs=True)
-        yield _Chosen(self.config)
+        yield _Method(self) if type(module).__name__ in _METHODS else _Chosen(self.config)
 
 
 class AtAttention(Operation):
@@ -69,6 +69,38 @@ class AtAttention(Operation):
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         prefix: Tensor = self.module.forward(value, beside)
         return torch.cat((prefix, value), 1)
+
+
+#: Attention classes that do not choose a function by name but call a method of their own, `_attn(query, key, value, mask)`.
+_METHODS = frozenset({"CodeGenAttention", "GPTJAttention"})
+
+
+class _Method(RemovableHandle):
+    """The method of one attention module in place of which ours is called; taken away on `remove`."""
+
+    def __init__(self, site: AttentionSite) -> None:
+        self.module: nn.Module | None = site.module
+        site.module.__dict__["_attn"] = partial(_attend_by_method, site)
+
+    def remove(self) -> None:
+        if self.module is not None:
+            self.module.__dict__.pop("_attn", None)
+        self.module = None
+
+    def __getstate__(self) -> Any:
+        return self.module
+
+    def __setstate__(self, state: Any) -> None:
+        self.module = state
+
+
+def _attend_by_method(
+    site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None
+) -> Any:
+    def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
+        return type(module)._attn(module, query, key, value, mask)
+
+    return _attend_with(attend, "eager", site.module, query, key, value, attention_mask, is_causal=True)
 
 
 class _Chosen(RemovableHandle):
@@ -130,7 +162,19 @@ def _attend(
     **options: Any,
 ) -> Any:
     """Attention of `query` [B, h, T, n] over the prefix and `key`, `value` [B, h', K, n]."""
-    attend = _original(chosen, module)
+    return _attend_with(_original(chosen, module), chosen, module, query, key, value, attention_mask, **options)
+
+
+def _attend_with(
+    attend: Callable[..., Any],
+    chosen: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> Any:
     site: AttentionSite | None = module.__dict__.get(_SITE)
     operation = None if site is None else site.operation()
     if site is None or operation is None:
@@ -229,7 +273,7 @@ def attention_sites(pool: Pool) -> list[AttentionSite]:
     ]
     for _, _, path in places[:1]:
         source = sys.modules[type(modules[path]).__module__]
-        if not hasattr(source, "ALL_ATTENTION_FUNCTIONS"):
+        if not hasattr(source, "ALL_ATTENTION_FUNCTIONS") and type(modules[path]).__name__ not in _METHODS:
             raise InvalidConfigError(
                 f"Prefix tuning needs transformers' attention interface, which {type(modules[path]).__name__} does not use."
             )

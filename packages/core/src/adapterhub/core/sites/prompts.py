@@ -49,6 +49,7 @@ class PromptSite(HookedSite):
         if self.reader is not None:
             yield self.reader.register_forward_pre_hook(partial(_widen_cross_mask, self), with_kwargs=True)
         if self.module is not None:
+            yield self.module.register_forward_pre_hook(_mask_of_text, with_kwargs=True)
             yield self.module.register_forward_hook(partial(_put_behind, self))
         if self.pool.model is not self.pool.base_model:
             yield self.pool.model.register_forward_pre_hook(partial(_lengthen_labels, self), with_kwargs=True)
@@ -110,6 +111,19 @@ def _widen_cross_mask(
     if not isinstance(mask, Tensor) or not isinstance(states, Tensor) or mask.dim() != 2:
         return None
     return args, {**kwargs, "encoder_attention_mask": F.pad(mask, (states.shape[1] - mask.shape[1], 0), value=1)}
+
+
+def _mask_of_text(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """DeBERTa's embeddings are given the mask too, and multiply the text by it, which the prompt is not part of yet."""
+    mask = kwargs.get("mask")
+    text = next(
+        (given for given in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args) if given is not None), None
+    )
+    if not isinstance(mask, Tensor) or not isinstance(text, Tensor) or mask.dim() != 2:
+        return None
+    return args, {**kwargs, "mask": mask[:, -text.shape[1] :]}
 
 
 def _put_behind(site: PromptSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
