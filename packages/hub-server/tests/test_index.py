@@ -10,11 +10,11 @@ import pytest
 from adapter_folder import write_folder
 from hub import Hub, publish
 
-from adapterhub.spec.errors import AmbiguousAdapterError
+from adapterhub.spec.errors import AdapterHubError, AmbiguousAdapterError
 from adapterhub.spec.index import IndexEntry, namespace_path
 from adapterhub.spec.index_files import build_index
 from adapterhub.spec.lookup import PartlyListedError, look_up
-from adapterhub.spec.resolution import Resolution, load_aliases
+from adapterhub.spec.resolution import Resolution, load_aliases, resolve
 
 PUBLISHED = [
     ("sentiment/sst-2@demo", "one", "1", "bert-base-uncased"),
@@ -208,3 +208,99 @@ def test_a_word_that_finds_many_tasks_is_ambiguous_until_it_is_narrowed_down(hub
 def test_an_over_long_reference_is_no_reference(hub: Hub) -> None:
     answer = hub.http.get("/v1/resolve", params={"ref": "a" * 6000, "model": "bert-base-uncased"})
     assert (answer.status_code, answer.json()["code"]) == (400, "InvalidReference")
+
+
+CROWD = [
+    (f"sentiment/sst-2@{namespace}", f"{namespace}-{number}", "1", "bert-base-uncased")
+    for namespace in ("demo", "other", "third")
+    for number in range(2)
+]
+
+
+@pytest.fixture
+def crowded(filled: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The hub with more adapters of one task than go into a file here, one of them private, one yanked."""
+    monkeypatch.setattr("adapterhub.server.resolving.files.SPLIT_ABOVE", 2)
+    clients = {name: filled.member(name) for name in ("third",)}
+    for name in ("demo", "other"):
+        clients[name] = filled.operator()
+    for number, (reference, name, version, model) in enumerate(CROWD):
+        client = clients[reference.partition("@")[2]]
+        folder = write_folder(tmp_path / f"crowd-{number}", seed=number + 20, model=model)
+        publish(client, folder, reference, version, name=name).raise_for_status()
+    clients["third"].post("/v1/adapters/@third/third-0/versions/1/yank").raise_for_status()
+    hidden = filled.member("hidden", private=True)
+    folder = write_folder(tmp_path / "hidden", seed=77)
+    publish(hidden, folder, "sentiment/sst-2@hidden", "1", name="hush").raise_for_status()
+    return filled
+
+
+QUESTIONS: list[tuple[str, dict[str, Any]]] = [
+    *((ref, {}) for ref in ("sentiment/sst-2", "sst-2", "sst", "sentiment", "sst-2@third", "sentiment/sst-2@other")),
+    *((ref, {}) for ref in ("sentiment@other", "sst-2@nobody", "sst-2@hidden", "sst-2@third:1", "sentiment/sst@third")),
+    *((ref, {"config": "pfeiffer"}) for ref in ("sentiment/sst-2", "sentiment", "sst-2@demo", "sst-2@third")),
+    *((ref, {"config": "lora"}) for ref in ("sentiment/sst-2", "sst-2@demo")),
+    *((ref, {"type": "text_lang"}) for ref in ("sentiment/sst-2", "sst-2@demo")),
+    ("glue/sst2@third", {}),
+]
+
+
+def test_a_crowded_index_gives_the_answers_of_the_whole_live_and_exported(crowded: Hub, tmp_path: Path) -> None:
+    from adapterhub.server.operations.export import export_static
+
+    names = dict.fromkeys((reference.partition("@")[2], name) for reference, name, _, _ in [*PUBLISHED, *CROWD])
+    entries = [
+        IndexEntry.from_json(json.loads(line))
+        for namespace, name in names
+        for line in crowded.http.get(namespace_path(namespace, name)).text.splitlines()
+    ]
+    defaults = {("bert-base-uncased", "sentiment", "sst-2"): "@demo/two"}
+    out = tmp_path / "out"
+    export_static(crowded.storage, crowded.settings, out, pages=False)
+    assert (
+        list(out.glob("index/k/*/third.jsonl"))
+        and list(out.glob("index/w/*/third.jsonl"))
+        and list(out.glob("index/a/*"))
+    )
+    assert not list(out.glob("index/**/hidden*"))
+
+    def live(path: str) -> bytes | None:
+        answer = crowded.http.get(path)
+        return answer.content if answer.status_code == 200 else None
+
+    def exported(path: str) -> bytes | None:
+        file = out / path.lstrip("/")
+        return file.read_bytes() if file.is_file() else None
+
+    def told(error: AdapterHubError) -> tuple[Any, ...]:
+        return error.code, sorted(map(str, error.candidates))
+
+    for ref, context in QUESTIONS:
+        expected: Any
+        try:
+            one = resolve(
+                ref, entries, model_name="bert-base-uncased", aliases=load_aliases(), defaults=defaults, **context
+            )
+            expected = one.entry, one.tier, one.decided_by
+        except AdapterHubError as error:
+            expected = told(error)
+        for read in (live, exported):
+            for complete in (False, True):
+                asked: list[str] = []
+                steps = look_up(ref, model_name="bert-base-uncased", complete=complete, **context)
+                found: Any
+                try:
+                    paths = next(steps)
+                    while True:
+                        asked += paths
+                        paths = steps.send({path: read(path) for path in paths})
+                except StopIteration as done:
+                    found = done.value.entry, done.value.tier, done.value.decided_by
+                except PartlyListedError:
+                    assert expected[0] == "Ambiguous"
+                    continue
+                except AdapterHubError as error:
+                    found = told(error)
+                assert found == expected, (ref, context, read.__name__)
+                assert len(asked) <= 4
+                break
