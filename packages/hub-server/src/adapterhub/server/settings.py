@@ -41,6 +41,8 @@ class Settings:
         trust_proxy: take the client's address from `X-Forwarded-For`, as set by the proxy in front.
         private_addresses: let webhooks and OIDC issuers be at private addresses and plain http (tests, closed networks).
         webhook_retry_seconds: wait before the second attempt; each further wait is three times as long.
+        smtp_url: mail server for events by e-mail: `smtp://`, `smtp+starttls://` or `smtps://` with `USER:PASSWORD@HOST:PORT` and
+            `?from=hub@example.org`; empty: the hub sends no mail.
         upstream: address of a hub to pull from what this one does not have.
         upstream_token: token for `upstream`.
         device_minutes: how long a login by device code waits for approval.
@@ -70,6 +72,7 @@ class Settings:
     trust_proxy: bool = False
     private_addresses: bool = False
     webhook_retry_seconds: float = 10.0
+    smtp_url: str = dataclasses.field(default="", repr=False)
     upstream: str = ""
     upstream_token: str = dataclasses.field(default="", repr=False)
     device_minutes: float = 10.0

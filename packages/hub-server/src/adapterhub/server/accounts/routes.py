@@ -72,10 +72,16 @@ class NewToken(_Body):
 
 
 class NewWebhook(_Body):
-    """Where to post events; no events named means all."""
+    """Where to post events, or `mailto:` whom to write; no events named means all."""
 
     url: str = Field(max_length=1000)
     events: Annotated[list[Annotated[str, Field(max_length=48)]], Field(max_length=20)] = []
+
+
+class Confirmation(_Body):
+    """The code that was sent to a mail address."""
+
+    code: str = Field(max_length=64)
 
 
 class NewPublisher(_Body):
@@ -356,12 +362,21 @@ def webhooks_list(storage: StorageOf, viewer: ViewerOf) -> dict[str, Any]:
 
 @router.post("/webhooks", status_code=201, summary="Add a webhook")
 def webhooks_create(storage: StorageOf, settings: SettingsOf, viewer: ViewerOf, body: NewWebhook) -> dict[str, Any]:
-    """Posts are signed with the `secret` of the answer, which is shown this once."""
+    """Posts are signed with the `secret` of the answer, which is shown this once. `mailto:` addresses are confirmed first."""
     organisation_id = _own_organisation(viewer)
     with storage.database.write() as connection:
         made = webhooks.create_webhook(connection, settings, organisation_id, body.url, body.events)
         _note(connection, viewer, "webhook.create", made["id"], {"url": body.url})
         return made
+
+
+@router.post("/webhooks/{webhook_id}/confirm", summary="Confirm a mail address")
+def webhooks_confirm(storage: StorageOf, viewer: ViewerOf, webhook_id: Number, body: Confirmation) -> dict[str, Any]:
+    """With the code that was sent there. From then on it is told of events."""
+    with storage.database.write() as connection:
+        done = webhooks.confirm(connection, _own_organisation(viewer), webhook_id, body.code)
+        _note(connection, viewer, "webhook.confirm", webhook_id, {"url": done["url"]})
+        return done
 
 
 @router.delete("/webhooks/{webhook_id}", status_code=204, summary="Delete a webhook")

@@ -10,26 +10,29 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import json
 import logging
 import secrets
+import smtplib
 import time
 from collections.abc import Iterable
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 from starlette.concurrency import run_in_threadpool
 
 from adapterhub.server.moderation.events import EVENTS
+from adapterhub.server.moderation.mail import CONFIRM, check_mail_address, is_mail, send
 from adapterhub.server.outbound import check_address, check_url, pinned
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage import Storage
 from adapterhub.server.storage.database import inserted_id
-from adapterhub.server.storage.tables import now, webhook_deliveries, webhooks
+from adapterhub.server.storage.tables import now, organisations, webhook_deliveries, webhooks
 from adapterhub.spec.errors import AdapterNotFoundError, InvalidConfigError
 
-__all__ = ["create_webhook", "deliver_webhooks", "list_webhooks", "remove_webhook", "sign"]
+__all__ = ["confirm", "create_webhook", "deliver_webhooks", "list_webhooks", "remove_webhook", "sign"]
 
 log = logging.getLogger("adapterhub.server.webhooks")
 
@@ -49,7 +52,7 @@ def sign(secret: str, moment: int, body: bytes) -> str:
 def create_webhook(
     connection: Connection, settings: Settings, organisation_id: int, url: str, events: Iterable[str]
 ) -> dict[str, Any]:
-    """Add a webhook. `secret` in the answer is shown this once.
+    """Add a webhook. `secret` in the answer is shown this once. A `mailto:` address gets a code to be confirmed with first.
 
     Raises:
         InvalidConfigError: an address webhooks may not have, an unknown event, too many webhooks.
@@ -57,17 +60,47 @@ def create_webhook(
     wanted = list(dict.fromkeys(events))
     if unknown := [event for event in wanted if event not in EVENTS]:
         raise InvalidConfigError(f"There is no event {unknown[0]!r}.", hint=f"Events: {', '.join(EVENTS)}.")
-    check_url(settings, url)
+    mail = is_mail(url)
+    if mail:
+        check_mail_address(settings, url)
+    else:
+        check_url(settings, url)
     count = len(connection.execute(select(webhooks.c.id).where(webhooks.c.organisation_id == organisation_id)).all())
     if count >= _MAX_PER_ORGANISATION:
         raise InvalidConfigError(f"There are {count} webhooks already.", hint="Delete one first.")
-    secret = f"ahws_{secrets.token_urlsafe(32)}"
+    secret = secrets.token_urlsafe(9) if mail else f"ahws_{secrets.token_urlsafe(32)}"
+    moment = now()
     made = connection.execute(
         insert(webhooks).values(
-            organisation_id=organisation_id, url=url, secret=secret, events=" ".join(wanted), created_at=now()
+            organisation_id=organisation_id,
+            url=url,
+            secret=secret,
+            events=" ".join(wanted),
+            active=not mail,
+            created_at=moment,
         )
     )
-    return {"id": inserted_id(made), "url": url, "events": wanted, "secret": secret}
+    number = inserted_id(made)
+    shown = {"id": number, "url": url, "events": wanted, "active": not mail}
+    if not mail:
+        return {**shown, "secret": secret}
+    name = connection.execute(select(organisations.c.name).where(organisations.c.id == organisation_id)).scalar_one()
+    details = {"code": secret, "id": number}
+    body = json.dumps({"event": CONFIRM, "subject": f"@{name}", "at": moment, "details": details})
+    connection.execute(
+        insert(webhook_deliveries).values(webhook_id=number, event=CONFIRM, body=body, due_at=moment, created_at=moment)
+    )
+    return shown
+
+
+def confirm(connection: Connection, organisation_id: int, webhook_id: int, code: str) -> dict[str, Any]:
+    """Begin to send to a mail address, with the code that was sent there. Raises InvalidConfigError for another one."""
+    _own(connection, organisation_id, webhook_id)
+    row = connection.execute(select(webhooks).where(webhooks.c.id == webhook_id)).one()
+    if not is_mail(row.url) or not hmac.compare_digest(row.secret.encode(), code.encode()):
+        raise InvalidConfigError("That is not the code that was sent there.")
+    connection.execute(update(webhooks).where(webhooks.c.id == webhook_id).values(active=True))
+    return {"id": webhook_id, "url": row.url, "active": True}
 
 
 def list_webhooks(connection: Connection, organisation_id: int) -> list[dict[str, Any]]:
@@ -115,7 +148,11 @@ def redeliver(connection: Connection, organisation_id: int, webhook_id: int, del
     _own(connection, organisation_id, webhook_id)
     changed = connection.execute(
         update(webhook_deliveries)
-        .where(webhook_deliveries.c.id == delivery_id, webhook_deliveries.c.webhook_id == webhook_id)
+        .where(
+            webhook_deliveries.c.event != CONFIRM,
+            webhook_deliveries.c.id == delivery_id,
+            webhook_deliveries.c.webhook_id == webhook_id,
+        )
         .values(due_at=now(), attempts=0, delivered_at=None)
     )
     if not changed.rowcount:
@@ -151,7 +188,10 @@ def _claim(storage: Storage) -> list[Row[Any]]:
         query = (
             select(webhook_deliveries, webhooks.c.url, webhooks.c.secret)
             .join(webhooks, webhooks.c.id == webhook_deliveries.c.webhook_id)
-            .where(webhook_deliveries.c.due_at <= now(), webhooks.c.active)
+            .where(
+                webhook_deliveries.c.due_at <= now(),
+                or_(webhooks.c.active, webhook_deliveries.c.event == CONFIRM),
+            )
             .order_by(webhook_deliveries.c.id)
             .limit(20)
         )
@@ -174,11 +214,15 @@ def _claim(storage: Storage) -> list[Row[Any]]:
 async def _deliver(storage: Storage, settings: Settings, row: Row[Any]) -> None:
     answer, done = "", False
     try:
-        address, host, port = await run_in_threadpool(check_address, settings, row.url)
-        answer, done = await _post(row, address, host, port)
+        if is_mail(row.url):
+            answer = await run_in_threadpool(send, settings, row.url, row.event, row.body, row.id)
+            done = True
+        else:
+            address, host, port = await run_in_threadpool(check_address, settings, row.url)
+            answer, done = await _post(row, address, host, port)
     except InvalidConfigError as error:
         answer = error.message
-    except (httpx.HTTPError, OSError, ValueError) as error:
+    except (httpx.HTTPError, smtplib.SMTPException, OSError, ValueError) as error:
         answer = f"{type(error).__name__}: {error}"
 
     def note() -> None:
