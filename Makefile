@@ -17,6 +17,7 @@
 #   TEST_FLAGS="-k resolution"  given to pytest;  TEST_WORKERS=2 processes (0: one process, no workers)
 #   BENCHMARKS="packages/core/benchmarks/bench_….py"   which programs make bench runs
 #   BENCH_ADAPTERS=100000       how many made-up adapters the hub has that make bench asks
+#   BENCH_QUICK=1               make bench: small sizes and few rounds, to see that it runs; its figures say little
 #   KEEP=1                      make demo: leave the hub running and print its address
 
 PYTHON ?= python3
@@ -35,7 +36,12 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 INSTALL = $(PIP) install --quiet $(PIP_FLAGS)
 BENCHMARKS ?= $(sort $(wildcard packages/*/benchmarks/bench_*.py))
 HUB_BENCH := packages/hub-server/benchmarks
-BENCH_ADAPTERS ?= 100000
+BENCH_QUICK ?=
+BENCH_ADAPTERS ?= $(if $(BENCH_QUICK),5000,100000)
+BENCH_HUB = .bench/hub-$(BENCH_ADAPTERS)
+BENCH_ROUNDS = $(if $(BENCH_QUICK),3,40)
+BENCH_SECONDS = $(if $(BENCH_QUICK),3,20)
+BENCH_PUBLISHES = $(if $(BENCH_QUICK),60,1000)
 PYPROJECTS := $(wildcard packages/*/pyproject.toml)
 say = @printf '\033[1m%s\033[0m\n' "$(1)"
 
@@ -121,11 +127,12 @@ bench: $(STAMPS)/extras
 	  $(BIN)/python "$$program" --json ".bench/$$(basename "$$program" .py).json" || exit 1; \
 	done
 	$(call say,A hub with $(BENCH_ADAPTERS) adapters)
-	@test -d .bench/hub-$(BENCH_ADAPTERS) || $(BIN)/python $(HUB_BENCH)/synthetic.py .bench/hub-$(BENCH_ADAPTERS) --count $(BENCH_ADAPTERS)
-	@$(BIN)/python $(HUB_BENCH)/search_and_explore.py .bench/hub-$(BENCH_ADAPTERS) --json .bench/hub_search.json
-	@$(BIN)/python $(HUB_BENCH)/index_on_the_wire.py .bench/hub-$(BENCH_ADAPTERS) --json .bench/hub_index.json
-	@$(BIN)/python $(HUB_BENCH)/load.py resolve .bench/hub-$(BENCH_ADAPTERS) --seconds 20 --json .bench/hub_resolve.json
-	@$(BIN)/python $(HUB_BENCH)/load.py publish --json .bench/hub_publish.json
+	@test -d $(BENCH_HUB) || $(BIN)/python $(HUB_BENCH)/synthetic.py $(BENCH_HUB) --count $(BENCH_ADAPTERS)
+	@$(BIN)/python $(HUB_BENCH)/search_and_explore.py $(BENCH_HUB) --rounds $(BENCH_ROUNDS) --json .bench/hub_search.json
+	@$(BIN)/python $(HUB_BENCH)/index_on_the_wire.py $(BENCH_HUB) --json .bench/hub_index.json
+	@$(BIN)/python $(HUB_BENCH)/load.py resolve $(BENCH_HUB) --seconds $(BENCH_SECONDS) --json .bench/hub_resolve.json
+	@$(BIN)/python $(HUB_BENCH)/load.py publish --count $(BENCH_PUBLISHES) --json .bench/hub_publish.json
+	@$(BIN)/python $(HUB_BENCH)/load.py siege $(BENCH_HUB) --rate 200 --seconds $(BENCH_SECONDS) --json .bench/hub_siege.json
 
 clean:
 	rm -rf .demo .bench site dist build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis htmlcov .coverage

@@ -197,7 +197,8 @@ def show(title: str, latencies: list[float], statuses: Counter[int], **more: Any
         "statuses": {str(status): count for status, count in sorted(statuses.items())},
         **more,
     }
-    print("  ".join(f"{key}: {value}" for key, value in figures.items()))
+    print(f"{title:60}", *(f"{name} {value:>8}" for name, value in figures.items() if name not in ("what", "statuses")))
+    print(f"{'':60} answers: " + ", ".join(f"{count} × {status}" for status, count in figures["statuses"].items()))
     return figures
 
 

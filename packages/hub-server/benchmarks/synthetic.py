@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import json
 import random
+import shutil
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -258,13 +259,22 @@ def main() -> None:
     parser.add_argument("--catalogue", type=Path)
     parser.add_argument("--database-url", default="")
     given = parser.parse_args()
-    storage = open_storage(Settings(data=given.folder, database_url=given.database_url))
+    if given.folder.exists() and any(given.folder.iterdir()) and not given.database_url:
+        raise SystemExit(f"{given.folder} is there already.")
+    # under another name until it is whole: what is broken off is not taken for a hub
+    place = given.folder
+    if not given.database_url:
+        place = given.folder.with_name(f"{given.folder.name}.unfinished")
+        shutil.rmtree(place, ignore_errors=True)
+    storage = open_storage(Settings(data=place, database_url=given.database_url))
     if given.catalogue:
         from adapterhub.server.catalogue.importing import import_catalogue
 
         import_catalogue(storage, given.catalogue)
     print(json.dumps({"count": given.count, "seed": given.seed, **generate(storage, given.count, given.seed)}))
     storage.close()
+    if place != given.folder:
+        place.rename(given.folder)
 
 
 if __name__ == "__main__":
