@@ -18,10 +18,14 @@ import pytest
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage.database import open_database
 
-__all__ = ["Postgres", "postgresql", "s3"]
+__all__ = ["NoPostgres", "Postgres", "postgresql", "s3"]
 
 #: what makes a database that may be lost fast; `full_page_writes` and `fsync` need no restart
 _CARELESS = ("fsync = off", "full_page_writes = off", "synchronous_commit = off", "checkpoint_timeout = '1d'")
+
+
+class NoPostgres(RuntimeError):
+    """This machine cannot run one."""
 
 
 class Postgres:
@@ -47,11 +51,18 @@ class Postgres:
 
     def _start(self) -> Any:
         """The package gives a start ten seconds, which a busy machine may exceed: the next try finds it running."""
+        reason: Exception | None = None
         for _ in range(12):
-            with contextlib.suppress(subprocess.SubprocessError):
+            try:
                 return self._package.get_server(self._folder)
-            self._package.PostgresServer._instances.pop(self._folder.resolve(), None)  # half-made
-        return self._package.get_server(self._folder)
+            except subprocess.TimeoutExpired as error:
+                reason = error
+            except Exception as error:
+                raise NoPostgres(f"PostgreSQL cannot be started here: {error}") from error
+            finally:
+                if reason is not None:
+                    self._package.PostgresServer._instances.pop(self._folder.resolve(), None)  # half-made
+        raise NoPostgres(f"PostgreSQL does not start here: {reason}")
 
     def address(self, name: str) -> str:
         """The SQLAlchemy address of a database."""
