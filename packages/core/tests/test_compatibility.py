@@ -66,10 +66,11 @@ def test_albert_runs_as_there_under_compat(tmp_path: Path) -> None:
         model.active_adapters = ah.Stack("a", "b")
 
 
-def test_adapters_trained_with_a_bias_that_is_lost_are_refused(tmp_path: Path) -> None:
-    folder = _saved(tmp_path, "deberta", "pfeiffer[reduction_factor=4]")
-    model = ah.init(shrunken("deberta"))
-    with pytest.raises(CheckpointError, match="random bias"):
+@pytest.mark.parametrize(("model_type", "told"), [("deberta", "random bias"), ("xmod", "language modules")])
+def test_adapters_trained_on_another_model_than_this_are_refused(tmp_path: Path, model_type: str, told: str) -> None:
+    folder = _saved(tmp_path, model_type, "pfeiffer[reduction_factor=4]")
+    model = ah.init(shrunken(model_type))
+    with pytest.raises(CheckpointError, match=told):
         model.load_adapter(folder)
     assert model.load_adapter(folder, strict=False) == "a"
 

@@ -6,6 +6,7 @@
 | ALBERT, bottleneck after attention | h and r are exchanged | not exchanged, and said; `compat="adapters-1.3"` as there |
 | Gemma 2 and 3, bottleneck | every layer runs the norm of the last one | each layer its own, and said |
 | DeBERTa (v1), ModernBERT | attaching adds a random bias that no checkpoint holds | refused: what it was trained with is lost |
+| X-MOD | attaching removes the model's own language modules | refused: it was trained on another model |
 """
 
 from __future__ import annotations
@@ -47,6 +48,12 @@ def check_reproducible(checkpoint: AdapterCheckpoint, pool: Pool, strict: bool) 
         CheckpointError: an adapter of a model to which adapters 1.3 adds a random bias (unless not `strict`).
     """
     model_type = _model_type(pool)
+    if checkpoint.format == "adapters" and model_type == "xmod" and strict:
+        raise CheckpointError(
+            f"{checkpoint.name!r} cannot be reproduced: adapters 1.x removes the language modules of X-MOD models, so that the "
+            "adapter was trained on another model than this.",
+            hint="Train it anew, or pass strict=False to load it beside them.",
+        )
     if checkpoint.format == "adapters" and model_type in _LOST and strict:
         raise CheckpointError(
             f"{checkpoint.name!r} cannot be reproduced: adapters 1.x adds a random bias to the attention of {model_type} "
