@@ -145,3 +145,17 @@ def test_the_command_says_what_to_do_and_keeps_the_token(
     assert said.out == "" and TOKEN not in said.err
     assert TOKEN in (settings.home / "tokens.json").read_text()
     assert main(["login", "--device", "--token", TOKEN]) == 2
+
+
+def test_nothing_typed_at_the_prompt_begins_it_too(
+    answers: tuple[LoopbackHub, Answers], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server, told = answers
+    monkeypatch.setenv("ADAPTERHUB_ENDPOINT", server.url)
+    monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    typed = [" ", TOKEN]
+    monkeypatch.setattr("getpass.getpass", lambda prompt: typed.pop(0))
+    assert main(["login", "--no-check"]) == 0
+    assert "WDJB-MJHT" in capsys.readouterr().err
+    assert main(["login", "--no-check"]) == 0
+    assert "WDJB-MJHT" not in capsys.readouterr().err and len(told.forms) == 2
