@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 
 from adapterhub.server.accounts.viewer import SCOPES, Viewer
 from adapterhub.server.storage.database import Database, inserted_id
@@ -163,6 +163,20 @@ def find_good_token(connection: Connection, token_id: int) -> Row[Any] | None:
     ).first()
 
 
+_HOLDER = (
+    select(
+        tokens,
+        organisations.c.name.label("organisation"),
+        organisations.c.retired_at,
+        accounts.c.name.label("account"),
+        accounts.c.disabled_at,
+    )
+    .outerjoin(organisations, organisations.c.id == tokens.c.organisation_id)
+    .outerjoin(accounts, accounts.c.id == tokens.c.account_id)
+    .where(tokens.c.hash == bindparam("hash"))
+)
+
+
 def viewer_of(database: Database, authorization: str | None) -> Viewer:
     """The viewer an `Authorization` header stands for; anonymous without one.
 
@@ -178,18 +192,7 @@ def viewer_of(database: Database, authorization: str | None) -> Viewer:
     row = None
     if _SHAPE.fullmatch(secret):
         with database.read() as connection:
-            row = connection.execute(
-                select(
-                    tokens,
-                    organisations.c.name.label("organisation"),
-                    organisations.c.retired_at,
-                    accounts.c.name.label("account"),
-                    accounts.c.disabled_at,
-                )
-                .outerjoin(organisations, organisations.c.id == tokens.c.organisation_id)
-                .outerjoin(accounts, accounts.c.id == tokens.c.account_id)
-                .where(tokens.c.hash == hash_of(secret))
-            ).first()
+            row = connection.execute(_HOLDER, {"hash": hash_of(secret)}).first()
     moment = present()
     if (
         row is None

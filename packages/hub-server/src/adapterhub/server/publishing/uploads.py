@@ -6,8 +6,9 @@ while it arrives and only renamed at the end.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +32,7 @@ from adapterhub.spec.errors import (
 __all__ = ["OffsetError", "append", "begin_upload", "discard_upload", "finish", "offset_of", "sweep", "upload_whole"]
 
 
+_SMALL = 256 * 1024  # whole files up to this size are taken in memory and stored in one step
 _ORGANISATION = select(organisations).where(organisations.c.id == bindparam("organisation"))
 
 
@@ -134,6 +136,10 @@ async def upload_whole(
     """A whole file in one request."""
     viewer.require("publish")
     _check_digest(digest)
+    data, pieces = await _small(pieces)
+    if data is not None:
+        await run_in_threadpool(_store_small, storage, settings, viewer, digest, data)
+        return {"digest": digest, "size": len(data)}
     room = await run_in_threadpool(_room, storage, settings, viewer.organisation_id)
     upload_id = secrets.token_hex(16)
     part, failure = await storage.blobs.write_part(upload_id, 0, pieces, room)
@@ -143,11 +149,7 @@ async def upload_whole(
             raise _too_large(room)
         if failure is not None:
             raise failure
-        raise IntegrityError(
-            f"The {part.size} bytes sent have the digest {part.digest}, not {digest}; they were discarded.",
-            hint="Send the file again.",
-            details={"reason": "DigestMismatch", "found": part.digest, "expected": digest},
-        )
+        raise _mismatch(part.size, part.digest, digest)
 
     def settle() -> None:
         storage.blobs.adopt(part.path, digest)
@@ -155,6 +157,46 @@ async def upload_whole(
 
     await run_in_threadpool(settle)
     return {"digest": digest, "size": part.size}
+
+
+async def _small(pieces: AsyncIterable[bytes]) -> tuple[bytes | None, AsyncIterable[bytes]]:
+    """The whole body if it is small; else None, and the body."""
+    iterator = aiter(pieces)
+    found: list[bytes] = []
+    size = 0
+    async for piece in iterator:
+        found.append(piece)
+        size += len(piece)
+        if size > _SMALL:
+            break
+    else:
+        return b"".join(found), iterator
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield b"".join(found)
+        async for piece in iterator:
+            yield piece
+
+    return None, whole()
+
+
+def _store_small(storage: Storage, settings: Settings, viewer: Viewer, digest: str, data: bytes) -> None:
+    room = _room(storage, settings, viewer.organisation_id)
+    if len(data) > room:
+        raise _too_large(room)
+    found = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    if found != digest:
+        raise _mismatch(len(data), found, digest)
+    storage.blobs.put(data)
+    _keep(storage, digest, len(data), viewer.organisation_id)
+
+
+def _mismatch(size: int, found: str, expected: str) -> IntegrityError:
+    return IntegrityError(
+        f"The {size} bytes sent have the digest {found}, not {expected}; they were discarded.",
+        hint="Send the file again.",
+        details={"reason": "DigestMismatch", "found": found, "expected": expected},
+    )
 
 
 def discard_upload(storage: Storage, upload_id: str, viewer: Viewer) -> None:
@@ -266,8 +308,6 @@ def _note_part(storage: Storage, upload_id: str, part: Part) -> None:
 
 
 def _empty_part(storage: Storage, upload_id: str) -> Part:
-    import hashlib
-
     import obstore
 
     path = f"uploads/{upload_id}/{'0' * 20}-empty"
