@@ -304,3 +304,24 @@ def test_a_crowded_index_gives_the_answers_of_the_whole_live_and_exported(crowde
                 assert found == expected, (ref, context, read.__name__)
                 assert len(asked) <= 4
                 break
+
+
+def test_an_export_of_a_crowd_is_brought_up_to_date(crowded: Hub, tmp_path: Path) -> None:
+    from adapterhub.server.operations.export import export_static
+
+    out = tmp_path / "out"
+    export_static(crowded.storage, crowded.settings, out, pages=False)
+    operator = crowded.operator()
+    for reference, name, version, _ in CROWD[:4]:  # two remain: no crowd any more
+        namespace = reference.partition("@")[2]
+        operator.delete(f"/v1/adapters/@{namespace}/{name}/versions/{version}").raise_for_status()
+    folder = write_folder(tmp_path / "late", seed=99)
+    publish(operator, folder, "sentiment/imdb@third", "1", name="late").raise_for_status()
+    done = export_static(crowded.storage, crowded.settings, out, pages=False)
+    assert done.removed > 0
+    fresh = tmp_path / "fresh"
+    export_static(crowded.storage, crowded.settings, fresh, pages=False)
+    trees = [
+        {file.relative_to(top): file.read_bytes() for file in top.rglob("*") if file.is_file()} for top in (out, fresh)
+    ]
+    assert trees[0] == trees[1]
