@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.client.client import HubClient
-from adapterhub.client.info import AdapterInfo
 from adapterhub.spec.resolution import Resolution
 
 if TYPE_CHECKING:
+    from adapterhub.client.info import AdapterInfo
     from adapterhub.client.lockfile import Lockfile
     from adapterhub.client.publishing import PublishResult
 

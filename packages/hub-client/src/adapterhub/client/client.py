@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.client.finding import ListedLaterError, config_as_json
-from adapterhub.client.info import AdapterInfo
 from adapterhub.client.locking import Locking
 from adapterhub.client.settings import DEFAULT_HUB, HUGGING_FACE, Hub, NoHubError
 from adapterhub.spec.errors import (
@@ -23,6 +22,7 @@ from adapterhub.spec.reference import parse_reference
 from adapterhub.spec.resolution import Resolution
 
 if TYPE_CHECKING:
+    from adapterhub.client.info import AdapterInfo
     from adapterhub.client.publishing import PublishResult
     from adapterhub.client.transport import Transport
 
@@ -185,6 +185,8 @@ class HubClient(Locking):
             raise OfflineError(
                 "Offline mode is on; lists of adapters are not cached.", hint="Unset ADAPTERHUB_OFFLINE."
             )
+        from adapterhub.client.info import AdapterInfo
+
         items = source.adapters({**filters, "limit": limit})
         return list(islice((AdapterInfo.from_json(item) for item in items), limit))
 
@@ -203,6 +205,8 @@ class HubClient(Locking):
         if source == HUGGING_FACE:
             return self._hugging_face().info(reference, revision=version)
         found, hub = self._resolve(reference, model_name, config, version, type, source)
+        from adapterhub.client.info import AdapterInfo
+
         more = self._live_details(found, hub)
         return AdapterInfo.from_entry(found.entry, **more)
 
