@@ -107,7 +107,13 @@ class LoRA(Slim):
         """The adapted output [..., out] from the map's output [..., out] and input [..., in]."""
         value = value.to(self.a.dtype) if not torch.is_autocast_enabled(value.device.type) else value
         dropped = F.dropout(value, self.dropout) if self.dropout and self.training else value
-        update = F.linear(F.linear(dropped, self.a), self.b)
+        inner = F.linear(dropped, self.a)
+        if self.gate is None and self.magnitude is None and inner.dtype == output.dtype == self.b.dtype:
+            # s · B z is added by the product itself
+            flat = output.reshape(-1, output.shape[-1])
+            placed = torch.addmm(flat, inner.reshape(-1, inner.shape[-1]), self.b.t(), alpha=self.scale).view(output.shape)
+            return placed if self.bias is None else placed + self.bias
+        update = F.linear(inner, self.b)
         if self.scale != 1.0:
             update = update * self.scale
         if self.gate is not None:
