@@ -12,6 +12,7 @@ from adapterhub.spec.resolution import load_aliases
 __all__ = ["known_name", "other_names", "titled"]
 
 
+@lru_cache(maxsize=8192)
 def titled(kind: str, task: str, subtask: str = "") -> str:
     """What to call a task (or language), or with `subtask` its data set (or domain): its common name, else the identifier
     written as a heading (`movie-snippets` → `Movie snippets`)."""
@@ -23,6 +24,7 @@ def titled(kind: str, task: str, subtask: str = "") -> str:
     return words[:1].upper() + words[1:] if any(letter.isalpha() for letter in words) else identifier
 
 
+@lru_cache(maxsize=8192)
 def known_name(kind: str, task: str, subtask: str = "") -> str:
     """The common name of a task, language or data set; empty where none is known."""
     shelf = "subtask" if subtask else kind
