@@ -37,6 +37,7 @@ from adapterhub.server.accounts.tokens import create_token
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage import open_storage
 from adapterhub.server.storage.tables import adapters, organisations
+from adapterhub.spec.index import namespace_path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -257,6 +258,8 @@ def publish(count: int, writers: int) -> list[dict[str, Any]]:
             for text in texts.values():
                 clients[0].post("/v1/uploads", params={"digest": digest_of(text)}, content=text).raise_for_status()
 
+            seen_after: list[float] = []
+
             def one(number: int) -> float:
                 manifest, weights = prepared[number]
                 client = clients[number % writers]
@@ -264,7 +267,13 @@ def publish(count: int, writers: int) -> list[dict[str, Any]]:
                 client.post("/v1/uploads", params={"digest": digest_of(weights)}, content=weights).raise_for_status()
                 answer = client.post("/v1/publish", json={"manifest": manifest})
                 assert answer.status_code == 201, answer.text
-                return time.perf_counter() - began
+                ended = time.perf_counter()
+                if number % 20 == 0:  # how long until the index shows it
+                    path = namespace_path(manifest["namespace"], manifest["name"])
+                    while client.get(path).status_code != 200:
+                        time.sleep(0.001)
+                    seen_after.append(time.perf_counter() - ended)
+                return ended - began
 
             began = time.perf_counter()
             with ThreadPoolExecutor(writers) as pool:
@@ -279,6 +288,7 @@ def publish(count: int, writers: int) -> list[dict[str, Any]]:
                     Counter({201: count}),
                     **{
                         "per second": round(count / seconds, 1),
+                        "in the index after ms": round(max(seen_after) * 1000, 1),
                         "hub cores": round(cpu_seconds(process.pid) / seconds, 2),
                     },
                 )
