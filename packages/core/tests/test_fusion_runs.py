@@ -104,6 +104,16 @@ def test_new_fusion_averages() -> None:
     assert close(attention.sum(-1), torch.ones(3, 8))
 
 
+def test_a_fusion_with_temperature_trains() -> None:
+    """Backward sees the temperature of its forward, though it fell since."""
+    model = fused("same", {"temperature": True, "dropout_prob": 0.0})
+    model.train_adapter_fusion(ah.Fuse("a", "b", "c"))
+    for _ in range(2):
+        loss_of(model(**ids()).last_hidden_state).backward()
+    found = model._pool.fusions[next(iter(model._pool.fusions))].tensors()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for key, p in found.items() if "query" in key)
+
+
 def test_temperature_falls_in_training_and_is_kept() -> None:
     model = fused("same", {"temperature": True})
     key = "encoder.0.ffn.temperature"

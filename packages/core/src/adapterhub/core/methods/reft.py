@@ -39,7 +39,7 @@ def place(config: ReftConfig, pool: Pool, source: Callable[[Site], Source]) -> I
 
 def orthonormal_rows(matrix: Tensor) -> Tensor:
     """The rows of `matrix` [r, d] made orthonormal in their order (Gram-Schmidt, by QR); orthonormal rows stay as they are."""
-    q, r = torch.linalg.qr(matrix.float().T)
+    q, r = torch.linalg.qr(matrix.to(torch.promote_types(matrix.dtype, torch.float32)).T)
     signs = torch.sign(torch.diagonal(r))
     return (q * torch.where(signs == 0, 1.0, signs)).T.to(matrix.dtype)
 
