@@ -167,7 +167,7 @@ def _walked(
     """The ranks of the matches among the next `WALK` listings in order; where matches are many, these are enough."""
     near = (
         select(listings.c.rank, listings.c.words)
-        .where(_after(by, position, newest), viewer.sees(listings))
+        .where(_after(by, position, newest), viewer.sees(listings), *_of_model(matches, newest))
         .order_by(*_key(listings, by, newest))
         .limit(WALK)
         .subquery()
@@ -175,6 +175,12 @@ def _walked(
     fitting = [_in_words(match, near.c.words) for match in matches]
     # no second ORDER BY: SQLite hands the rows on as they come, and stops when there are enough
     return list(connection.execute(select(near.c.rank).where(*fitting).limit(limit)).scalars())
+
+
+def _of_model(matches: Sequence[Match], newest: bool) -> list[ColumnElement[bool]]:
+    """The condition that an index by name stands on: names begin with their model's, so its adapters may be far down."""
+    wanted = [match.counter[1] for match in matches if match.counter is not None and match.counter[0] == "model"]
+    return [] if newest else [listings.c.model_name == value for value in wanted]
 
 
 def _key(table: Any, by: Any, newest: bool) -> tuple[Any, Any]:
