@@ -28,8 +28,9 @@ __all__ = [
 
 Candidate: TypeAlias = tuple[Any, ...]
 
-#: Matches of several words are counted up to here.
-COUNT_LIMIT = 2000
+#: Matches of several words are counted up to here; of many words, which are slow to bring together, up to the second.
+COUNT_LIMIT, COUNT_LIMIT_OF_MANY = 2000, 250
+_MANY = 4
 #: So many of the most popular adapters are looked at one by one for several common words.
 _WALK = 3000
 
@@ -121,8 +122,8 @@ def fitting_ranks(
 
 
 def count_matches(connection: Connection, matches: Sequence[Match], viewer: Viewer) -> tuple[int, bool]:
-    """How many adapters match, and whether that is all: counted up to `COUNT_LIMIT`, or known from a counter."""
-    limit = COUNT_LIMIT
+    """How many adapters match, and whether that is all: counted up to the limit, or known from a counter."""
+    limit = COUNT_LIMIT if len(matches) < _MANY else COUNT_LIMIT_OF_MANY
     if len(matches) == 1 and matches[0].counter and viewer.token_id is None:
         known = connection.execute(_COUNTER, dict(zip(("field", "value"), matches[0].counter, strict=True)))
         return int(known.scalar_one_or_none() or 0), True
