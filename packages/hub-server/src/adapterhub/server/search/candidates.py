@@ -31,8 +31,8 @@ Candidate: TypeAlias = tuple[Any, ...]
 #: Matches of several words are counted up to here; of many words, which are slow to bring together, up to the second.
 COUNT_LIMIT, COUNT_LIMIT_OF_MANY = 2000, 250
 _MANY = 4
-#: So many of the most popular adapters are looked at one by one for several common words.
-_WALK = 3000
+#: A word is common with more adapters than the first; for several such ones, so many popular adapters are looked at one by one.
+_COMMON, _WALK = 3000, 8000
 
 _COLUMNS = (
     "rank", "name_key", "namespace_key", "kind", "task_key", "subtask_key", "model_name", "family", "method", "using",
@@ -180,7 +180,7 @@ def _all_common(connection: Connection, matches: Sequence[Match]) -> bool:
         return False
     wanted = [match.counter for match in matches if match.counter]
     rows = connection.execute(_COUNTERS, {"pairs": wanted}).all()
-    return len(rows) == len(set(wanted)) and min(row.adapters for row in rows) > _WALK
+    return len(rows) == len(set(wanted)) and min(row.adapters for row in rows) > _COMMON
 
 
 def _all(connection: Connection, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
