@@ -252,6 +252,11 @@ _WORDS = (
 )
 
 
+_SPELT_SO = select(pairs.c.type, pairs.c.live).where(
+    pairs.c.model_name == bindparam("model"),
+    pairs.c.task == bindparam("task"),
+    pairs.c.subtask == bindparam("subtask"),
+)
 _WORDS_ANYWHERE = (
     select(pair_words.c.model_name, pair_words.c.task, pair_words.c.subtask)
     .where(pair_words.c.word.in_(bindparam("words", expanding=True)))
@@ -301,6 +306,10 @@ def _matching_pairs(
     aliases: dict[str, str],
 ) -> list[tuple[str, str]]:
     """The folded (task, subtask) pairs of the first tier that gives any."""
+    if reference.task is not None:  # mostly spelt as it was published: then nothing else can be meant
+        spelt = {"model": model_name, "task": reference.task, "subtask": reference.subtask}
+        if any((pinned or row.live) and type in (None, row.type) for row in connection.execute(_SPELT_SO, spelt)):
+            return [(fold(reference.task), fold(reference.subtask or ""))]
     rows = connection.execute(_WORDS, {"model": model_name, "words": _words(reference, aliases)})
     found = {(row.task, row.subtask) for row in rows if (pinned or row.live) and type in (None, row.type)}
     if _sees_private(viewer):
