@@ -124,6 +124,7 @@ bench: $(STAMPS)/extras
 	@mkdir -p .bench
 	@for program in $(BENCHMARKS); do \
 	  printf '\033[1m%s\033[0m\n' "$$program"; \
+	  BENCH_QUICK='$(BENCH_QUICK)' PIP_FLAGS='$(PIP_FLAGS)' TORCH_PIP_FLAGS='$(TORCH_PIP_FLAGS)' \
 	  $(BIN)/python "$$program" --json ".bench/$$(basename "$$program" .py).json" || exit 1; \
 	done
 	$(call say,A hub with $(BENCH_ADAPTERS) adapters)

@@ -17,11 +17,12 @@ def seconds(statement: str) -> float:
 
 
 def main() -> None:
+    rounds = 3 if "--quick" in sys.argv else 9
     statements = {"core": "import adapterhub.core", "torch": "import torch", "bare": "pass"}
     for statement in statements.values():
         seconds(statement)
     taken: dict[str, list[float]] = {name: [] for name in statements}
-    for _ in range(9):
+    for _ in range(rounds):
         for name, statement in statements.items():
             taken[name].append(seconds(statement))
     bare = statistics.median(taken["bare"])

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from collections.abc import Iterable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -27,9 +28,10 @@ from safetensors.torch import load_file
 from timing import paired
 
 import adapterhub.core as ah
+from adapterhub.spec import preset_names
 
 
-def load_against_raw_read(folder: Path) -> dict[str, object]:
+def load_against_raw_read(folder: Path, rounds: int) -> dict[str, object]:
     """BERT-base, pfeiffer (3.6 MB): `load_adapter` and `delete_adapter` against reading the same file."""
     model = workloads.bert("base")
     ah.init(model)
@@ -47,7 +49,7 @@ def load_against_raw_read(folder: Path) -> dict[str, object]:
     def read() -> None:
         sum(float(tensor.view(-1)[0]) for tensor in load_file(weights).values())
 
-    outcome = paired(load, read, rounds=15)
+    outcome = paired(load, read, rounds=rounds)
     raw = outcome.yardstick
     loaded = statistics.median(loads)
     return {
@@ -156,12 +158,10 @@ def _private() -> int:
     return sum(1024 * int(line.split()[1]) for line in rollup.read_text().splitlines() if line.startswith("Anonymous:"))
 
 
-def bytes_on_disk(folder: Path) -> dict[str, object]:
+def bytes_on_disk(folder: Path, presets: Iterable[str]) -> dict[str, object]:
     """Bytes of the weights file against bytes of the trainable parameters, for every preset that can be added."""
-    from adapterhub.spec import preset_names
-
     found: dict[str, object] = {}
-    for preset in preset_names():
+    for preset in presets:
         model = workloads.bert("base")
         ah.init(model)
         try:
@@ -180,6 +180,7 @@ def bytes_on_disk(folder: Path) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--quick", action="store_true", help="few adapters and presets: to see that everything runs")
     parser.add_argument("--idle", nargs=3, metavar=("SHAPE", "PRESET", "HOW"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.idle:
@@ -189,11 +190,13 @@ def main() -> None:
     measured: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        measured |= load_against_raw_read(folder)
+        if arguments.quick:
+            arguments.count = min(arguments.count, 50)
+        measured |= load_against_raw_read(folder, 9 if arguments.quick else 15)
         measured |= thousandth_against_fifth(folder, arguments.count)
         measured |= switch_time()
         measured |= memory_when_idle(arguments.count)
-        measured |= bytes_on_disk(folder)
+        measured |= bytes_on_disk(folder, ("pfeiffer", "lora") if arguments.quick else preset_names())
     print(json.dumps({"library": "adapterhub", "rows": measured}))
 
 

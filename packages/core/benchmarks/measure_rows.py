@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("library", choices=("ours", "adapters", "peft"))
     parser.add_argument("--only", default="", help="only rows whose name contains this text")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--quick", action="store_true", help="few rounds: to see that everything runs, not for figures")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
 
@@ -45,7 +46,8 @@ def main() -> None:
             continue
         try:
             built = row.build(library)  # type: ignore[arg-type]
-            measured[row.name] = paired(*built, rounds=arguments.rounds).to_dict() if built else None
+            few = {"rounds": 3, "warmup": 1, "least": 3, "seconds_a_round": 0.0} if arguments.quick else {}
+            measured[row.name] = paired(*built, **{"rounds": arguments.rounds, **few}).to_dict() if built else None
         except Exception as error:  # noqa: BLE001 - a library that cannot do a row must not end the table
             measured[row.name] = {"error": f"{type(error).__name__}: {error}"}
         print(f"  {arguments.library}: {row.name}: {_told(measured[row.name])}", file=sys.stderr, flush=True)

@@ -39,13 +39,15 @@ def paired(
     rounds: int = 15,
     warmup: int = 3,
     seconds_a_round: float = 0.08,
+    least: int = 9,
 ) -> Ratio:
     """Time `thing` against `yardstick`, alternating.
 
     Args:
         thing, yardstick: calls without arguments.
-        rounds: pairs that count, at least 9.
+        rounds: pairs that count, at least `least`.
         warmup: pairs that do not.
+        least: 9; fewer give a first impression, not a figure.
         seconds_a_round: each half of a pair repeats its call until about this long, so that short calls are not noise.
     """
     for _ in range(warmup):
@@ -56,7 +58,7 @@ def paired(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for position in range(max(9, rounds)):
+        for position in range(max(least, rounds)):
             halves = [(thing, things), (yardstick, yardsticks)]
             for call, kept in halves if position % 2 == 0 else reversed(halves):
                 kept.append(_many(call, repeats))

@@ -91,7 +91,9 @@ class FusionLayer(Slim):
         """scores / temperature; in training the temperature then falls."""
         if self.temperature is None:
             return scores
-        scores = scores / self.temperature.to(scores.dtype, copy=True)  # backward reads what it was, not what it falls to
+        scores = scores / self.temperature.to(
+            scores.dtype, copy=True
+        )  # backward reads what it was, not what it falls to
         if self.training:
             with torch.no_grad():
                 self.temperature.sub_(_STEP).clamp_(min=1.0)

@@ -111,7 +111,9 @@ class LoRA(Slim):
         if self.gate is None and self.magnitude is None and inner.dtype == output.dtype == self.b.dtype:
             # s · B z is added by the product itself
             flat = output.reshape(-1, output.shape[-1])
-            placed = torch.addmm(flat, inner.reshape(-1, inner.shape[-1]), self.b.t(), alpha=self.scale).view(output.shape)
+            placed = torch.addmm(flat, inner.reshape(-1, inner.shape[-1]), self.b.t(), alpha=self.scale).view(
+                output.shape
+            )
             return placed if self.bias is None else placed + self.bias
         update = F.linear(inner, self.b)
         if self.scale != 1.0:
