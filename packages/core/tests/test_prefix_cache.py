@@ -13,7 +13,7 @@ from packages.core.tests.small_models import write_model
 
 import adapterhub.core as ah
 from adapterhub.core.training import PrefixCache
-from adapterhub.core.training.prefix_cache import frozen_layers, modules_below
+from adapterhub.core.training.prefix_cache import frozen_layers
 from adapterhub.spec.errors import InvalidConfigError
 
 KINDS = ["bert", "roberta", "distilbert", "gpt2", "llama", "bart"]
@@ -35,10 +35,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def model_for(models: Path, kind: str, leave_out: tuple[int, ...] = (0, 1)) -> Any:
+def model_for(models: Path, kind: str, leave_out: tuple[int, ...] = (0, 1), *, on_sum: bool = True) -> Any:
     torch.manual_seed(0)
     model = ah.AutoModelForSequenceClassification.from_pretrained(models / kind)
-    model.add_adapter("a", config={"method": "bottleneck", "leave_out": list(leave_out), "reduction_factor": 4})
+    model.add_adapter(
+        "a", config=f"pfeiffer[leave_out={list(leave_out)},reduction_factor=4,original_ln_before={str(on_sum).lower()}]"
+    )
     model.train_adapter("a")
     return model
 
@@ -86,10 +88,10 @@ def train(model: Any, cache: Any, shuffled: bool, epochs: int = 3) -> list[float
 class DropoutOff(contextlib.AbstractContextManager[None]):
     """What the cache does to dropout, without a cache. Upper layers keep theirs."""
 
-    def __init__(self, model: Any, depth: int) -> None:
+    def __init__(self, model: Any) -> None:
         from adapterhub.core.pool import pool_of
 
-        self.modules = modules_below(model, depth)
+        self.modules = PrefixCache(model).below
         self.base = pool_of(model).base_model
 
     def __enter__(self) -> None:
@@ -103,13 +105,15 @@ class DropoutOff(contextlib.AbstractContextManager[None]):
         self.handle.remove()
 
 
+@pytest.mark.parametrize("on_sum", [True, False])
 @pytest.mark.parametrize(("kind", "shuffled"), [("bert", False), *((kind, True) for kind in KINDS)])
-def test_losses_are_those_of_training_without_it(models: Path, kind: str, shuffled: bool) -> None:
-    plain = model_for(models, kind)
-    wanted = train(plain, DropoutOff(plain, 2), shuffled)
-    model = model_for(models, kind)
+def test_losses_are_those_of_training_without_it(models: Path, kind: str, shuffled: bool, on_sum: bool) -> None:
+    plain = model_for(models, kind, on_sum=on_sum)
+    wanted = train(plain, DropoutOff(plain), shuffled)
+    model = model_for(models, kind, on_sum=on_sum)
     cache = PrefixCache(model)
     assert cache.depth == 2
+    assert (cache.site is not None) == (on_sum and kind not in ("gpt2", "llama"))
     got = train(model, cache, shuffled)
     assert cache.hits == 6 and cache.misses == 3
     assert got == pytest.approx(wanted, abs=2e-6)
@@ -134,8 +138,42 @@ def test_a_file_and_a_budget_give_the_same(models: Path, tmp_path: Path) -> None
     assert cache.hits < 6
 
 
-def test_lower_layers_do_not_run_for_known_examples(models: Path) -> None:
+def test_known_examples_start_at_the_norm_where_the_first_adapter_is(models: Path) -> None:
     model = model_for(models, "bert")
+    calls: list[str] = []
+    for name, module in model.bert.encoder.layer[2].named_modules():
+        if name in ("attention", "intermediate", "output.LayerNorm"):
+            module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    cache = PrefixCache(model)
+    assert cache.site is not None and cache.site.key == "encoder.2.ffn"
+    train(model, cache, shuffled=False, epochs=1)
+    assert calls.count("attention") == calls.count("output.LayerNorm") == 3
+    calls.clear()
+    train(model, cache, shuffled=False, epochs=2)
+    assert (
+        calls.count("attention") == calls.count("intermediate") == 3
+    )  # of the first epoch: leaving the cache empties it
+    assert calls.count("output.LayerNorm") == 6
+    everything = model_for(models, "bert")
+    everything.bert.encoder.layer[2].attention.output.dense.bias.requires_grad_(True)
+    assert PrefixCache(everything).site is None
+
+
+def test_a_layer_that_does_more_after_its_norm_is_run_from_its_beginning(models: Path) -> None:
+    def doubled(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return 2 * output
+
+    losses = []
+    for cached in (True, False):
+        model = model_for(models, "bert")
+        model.bert.encoder.layer[2].output.register_forward_hook(doubled)
+        cache = PrefixCache(model)
+        losses.append(train(model, cache if cached else DropoutOff(model), shuffled=False))
+    assert losses[0] == pytest.approx(losses[1], abs=2e-6)
+
+
+def test_lower_layers_do_not_run_for_known_examples(models: Path) -> None:
+    model = model_for(models, "bert", on_sum=False)
     calls = [0, 0, 0, 0]
     for number, layer in enumerate(model.bert.encoder.layer):
         layer.attention.register_forward_hook(lambda *_, number=number: calls.__setitem__(number, calls[number] + 1))
@@ -166,7 +204,7 @@ def test_frozen_adapters_below_are_part_of_what_is_kept(models: Path) -> None:
         return model
 
     plain = stacked()
-    wanted = train(plain, DropoutOff(plain, 2), shuffled=True)
+    wanted = train(plain, DropoutOff(plain), shuffled=True)
     model = stacked()
     assert train(model, PrefixCache(model), shuffled=True) == pytest.approx(wanted, abs=2e-6)
 
@@ -202,9 +240,20 @@ def test_the_trainer_takes_it_as_an_option(models: Path, tmp_path: Path) -> None
             use_cpu=True,
         )
         trainer = ah.AdapterTrainer(model, options, train_dataset=rows, prefix_cache=cache)
-        with contextlib.nullcontext() if cache else DropoutOff(model, 2):
+        with contextlib.nullcontext() if cache else DropoutOff(model):
             trainer.train()
         return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
     assert run(True) == pytest.approx(run(False), abs=1e-4)
     assert run(tmp_path / "kept") == run(True)
+
+
+@pytest.mark.parametrize("on_sum", [True, False])
+def test_gradient_checkpointing_gives_the_same_losses(models: Path, on_sum: bool) -> None:
+    plain = model_for(models, "bert", on_sum=on_sum)
+    wanted = train(plain, DropoutOff(plain), shuffled=False)
+    model = model_for(models, "bert", on_sum=on_sum)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    cache = PrefixCache(model)
+    assert train(model, cache, shuffled=False) == pytest.approx(wanted, abs=2e-6)
+    assert cache.hits == (6 if on_sum else 0)  # what is checkpointed and computed again must start where it started

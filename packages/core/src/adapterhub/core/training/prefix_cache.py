@@ -4,6 +4,9 @@ Nothing below that layer changes during training, so the hidden states that ente
 always and fills the cache; later ones start at that layer. An example is recognised by its own inputs (tokens, not labels),
 so shuffling, other batches and other padding do not matter. Dropout below that layer is off while the cache is in place: with
 it on, the hidden states would differ from epoch to epoch. Losses are those of training with that dropout off and no cache.
+
+Where all that trains in that layer is an adapter on the sum its last norm is given, the layer up to that norm is frozen as well: what
+is kept is the sum, and later epochs start at the norm.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from adapterhub.core.pool import pool_of
+from adapterhub.core.pool import Pool, pool_of
+from adapterhub.core.sites import SublayerSite
 from adapterhub.spec.errors import InvalidConfigError
 
 __all__ = ["PrefixCache", "cached_prefix", "frozen_layers", "modules_below"]
@@ -65,6 +69,24 @@ def modules_below(model: nn.Module, depth: int) -> list[nn.Module]:
     ]
 
 
+def _last_sum(pool: Pool, layer: nn.Module, number: int) -> SublayerSite | None:
+    """The last sublayer of a layer, if nothing else in the layer trains or has an adapter, and its adapter takes the sum."""
+    within = [site for site in pool.plan.sites if site.layer == number]
+    sublayers = [site for site in pool.sites if isinstance(site, SublayerSite) and site.layer == number]
+    if len(within) != 1 or within[0] is not sublayers[-1]:
+        return None
+    site = sublayers[-1]
+    operation = pool.plan.operations[site.index]
+    if operation is None or not site.by_sum(operation):
+        return None
+    own = {id(p) for name in site.attributes.values() for p in _parameters(site.host._modules.get(name))}
+    return None if any(p.requires_grad and id(p) not in own for p in layer.parameters()) else site
+
+
+def _parameters(module: nn.Module | None) -> list[nn.Parameter]:
+    return [] if module is None else list(module.parameters())
+
+
 class PrefixCache:
     """Context manager around training: `with PrefixCache(model): trainer.train()`.
 
@@ -96,6 +118,12 @@ class PrefixCache:
         paths = [layer.path for layer in pool.layout.layers if layer.tower == tower]
         self.layers = [self.base.get_submodule(path) for path in paths[: self.depth + 1]]
         self.below = modules_below(model, self.depth)
+        number = next(layer.index for layer in pool.layout.layers if layer.tower == tower) + self.depth
+        #: where known examples start in layer `depth`: at the norm of this sublayer, or for None where the layer begins
+        self.site = _last_sum(pool, self.layers[-1], number)
+        if self.site is not None:
+            self.below += [part for name, part in self.layers[-1].named_modules() if not name.startswith("adapterhub_")]
+            self._operation = pool.plan.operations[self.site.index]
         self.store: _Memory | _File = _Memory(max_bytes) if folder is None else _File(Path(folder), max_bytes)
         self.hits = self.misses = 0
         self._state = threading.local()
@@ -115,12 +143,18 @@ class PrefixCache:
         ]
         for number, layer in enumerate(self.layers[: self.depth]):
             layer.forward = partial(self._skip, number, layer.forward)
+        if self.site is not None and self.site.norm is not None:
+            self._handles += [
+                self.site.norm.register_forward_pre_hook(self._see_sum, prepend=True),
+                self.site.norm.register_forward_hook(self._see_normed),
+            ]
+            self.layers[-1].forward = partial(self._from_sum, self.layers[-1].forward)
         return self
 
     def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
-        for layer in self.layers[: self.depth]:
+        for layer in self.layers:
             layer.__dict__.pop("forward", None)
         self.store.close()
 
@@ -128,7 +162,12 @@ class PrefixCache:
         for lower in self.below:
             lower.training = False
         self._state.rows = None
-        if kwargs.get("output_hidden_states"):
+        self._state.sum = self._state.normed = None
+        other = self.site is not None and self.site.operation() is not self._operation
+        # what gradient checkpointing computes again in the backward pass would no longer find the rows
+        first = self.layers[-1]
+        other |= bool(first.training and getattr(first, "gradient_checkpointing", False))
+        if kwargs.get("output_hidden_states") or kwargs.get("output_attentions") or other:
             self.misses += 1
             return
         named: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
@@ -158,13 +197,49 @@ class PrefixCache:
         rows = getattr(self._state, "rows", None)
         if rows is None:
             return None
-        keys, masks, found = rows
         hidden = args[0] if args else kwargs["hidden_states"]
-        if found is None:
-            for number, key in enumerate(keys):
-                value = hidden[number].detach()
-                self.store.put(key, value if masks is None else value[masks[number]])
+        if rows[2] is None:
+            if self.site is None:
+                self._keep(hidden)
             return None
+        kept = self._found(hidden)
+        return ((kept, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": kept})
+
+    def _see_sum(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if getattr(self._state, "rows", None) is not None:
+            self._state.sum = args[0] if args else None
+
+    def _see_normed(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if getattr(self._state, "rows", None) is not None:
+            self._state.normed = output
+
+    def _from_sum(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The layer where the first adapter is: all of it, or for known examples its last norm alone."""
+        rows = getattr(self._state, "rows", None)
+        if rows is not None and rows[2] is not None and self.site is not None:
+            assert self.site.norm is not None
+            normed = self.site.norm(args[0] if args else kwargs["hidden_states"])
+            length = self._tuples.get(self.depth, 0)
+            return (normed, *[None] * (length - 1)) if length else normed
+        output = forward(*args, **kwargs)
+        if rows is not None and self.site is not None:
+            first = output[0] if isinstance(output, tuple) else output
+            self._tuples[self.depth] = len(output) if isinstance(output, tuple) else 0
+            seen = self._state.sum
+            if seen is not None and first is self._state.normed and seen.shape == first.shape:
+                self._keep(seen)
+            else:  # this layer does more after its last norm: start where it begins
+                self.site = None
+        return output
+
+    def _keep(self, hidden: Tensor) -> None:
+        keys, masks, _ = self._state.rows
+        for number, key in enumerate(keys):
+            value = hidden[number].detach()
+            self.store.put(key, value if masks is None else value[masks[number]])
+
+    def _found(self, hidden: Tensor) -> Tensor:
+        _, masks, found = self._state.rows
         kept = torch.zeros_like(hidden)
         for number, value in enumerate(found):
             row = value.to(device=hidden.device, dtype=hidden.dtype)
@@ -172,7 +247,7 @@ class PrefixCache:
                 kept[number] = row
             else:
                 kept[number, masks[number]] = row
-        return ((kept, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": kept})
+        return kept
 
 
 def cached_prefix(
