@@ -7,6 +7,7 @@ that moved with it tell which answers may be wrong now: those for their models a
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Hashable
@@ -20,6 +21,7 @@ from adapterhub.spec.errors import AdapterHubError
 __all__ = ["Answer", "Answers"]
 
 _SIZE = 16_384
+_SAID = ("message", "hint", "candidates", "suggestions", "details")
 _MANY = 500
 
 _CHANGED = (
@@ -34,13 +36,27 @@ _CHANGED = (
 class Answer:
     """What resolve answered: a body, or the error it raised.
 
+    Errors are kept as text, too: thousands of them as objects would have the garbage collector stop everything for long.
+
     Args:
+        body: the answer, or what the error says, as JSON.
+        error: the class of the error, or None.
         about: the base model the answer is for, or the folded `@namespace/name`.
     """
 
     body: bytes
-    error: AdapterHubError | None
+    error: type[AdapterHubError] | None
     about: Hashable
+
+    @classmethod
+    def of_error(cls, error: AdapterHubError, about: Hashable) -> Answer:
+        """The answer that raises `error` again."""
+        return cls(json.dumps({name: getattr(error, name) for name in _SAID}).encode(), type(error), about)
+
+    def raise_again(self) -> None:
+        """Raise the error, if it is one."""
+        if self.error is not None:
+            raise self.error(**json.loads(self.body))
 
 
 class Answers:

@@ -71,8 +71,7 @@ async def resolve(
     def work() -> bytes:
         kept, serial = answers.get(key) if viewer is ANONYMOUS else (None, -1)
         if kept is not None:
-            if kept.error is not None:
-                raise kept.error.with_traceback(None)
+            kept.raise_again()
             return kept.body
         about = (fold(parsed.namespace or ""), fold(parsed.name)) if parsed.name else model
         try:
@@ -82,7 +81,7 @@ async def resolve(
                 )
         except AdapterHubError as error:
             if viewer is ANONYMOUS:
-                answers.put(key, Answer(b"", error, about), serial)
+                answers.put(key, Answer.of_error(error, about), serial)
             raise
         body = json.dumps(found.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
         if viewer is ANONYMOUS:

@@ -37,7 +37,7 @@ _CLOSE_PAIRS = 8  # candidates for suggestions
 _SUGGESTED = 5
 _SIMILAR_SECONDS = 30.0
 _SIMILAR_MODELS = 64
-_CACHED_PAIRS = 2048
+_CACHED_PAIRS = 256
 _FEW_PAIRS = 8  # up to so many pairs are asked for one by one, and kept
 
 
@@ -386,7 +386,7 @@ class _SimilarPairs:
     """The pairs of one model with the letter pairs in them."""
 
     def __init__(self, rows: Iterable[tuple[str, str]]) -> None:
-        self._pairs = [(task, subtask, *_grams_of_pair(task, subtask)) for task, subtask in dict.fromkeys(rows)]
+        self._pairs = [_pair_with_grams(task, subtask) for task, subtask in dict.fromkeys(rows)]
 
     def closest(self, path: str, *, whole: bool) -> list[tuple[str, str]]:
         """The best folded pairs for `task/subtask` (`whole`) or for a word."""
@@ -397,7 +397,7 @@ class _SimilarPairs:
             if shared:
                 scored.append((-shared / max(len(grams), len(both) if whole else least), number))
         best = heapq.nsmallest(_CLOSE_PAIRS, scored)
-        return list(dict.fromkeys((fold(self._pairs[number][0]), fold(self._pairs[number][1])) for _, number in best))
+        return list(dict.fromkeys(self._pairs[number][:2] for _, number in best))
 
 
 class _SimilarCache:
@@ -427,10 +427,11 @@ _similar = _SimilarCache()
 
 
 @functools.lru_cache(maxsize=4096)
-def _grams_of_pair(task: str, subtask: str) -> tuple[frozenset[str], int]:
-    """The letter pairs of both together, and how many the one has that has fewer; many models have the same pairs."""
+def _pair_with_grams(task: str, subtask: str) -> tuple[str, str, frozenset[str], int]:
+    """The folded pair, the letter pairs of both together, and how many the one has that has fewer. Many models have the
+    same pairs, and share them."""
     left, right = _grams(fold(task)), _grams(fold(subtask))
-    return frozenset(left | right), min(len(left), len(right))
+    return fold(task), fold(subtask), frozenset(left | right), min(len(left), len(right))
 
 
 def _grams(text: str) -> set[str]:
