@@ -96,7 +96,8 @@ def main() -> None:
         ):
             columns["ours"]["rows"] |= measured(sys.executable, script, *extra)["rows"]
     for name, python in peers.items():
-        columns[name] = measured(python, "measure_rows.py", name, *rows)
+        some = ("--only", arguments.only or "one bottleneck") if arguments.quick else ()  # the last --only counts
+        columns[name] = measured(python, "measure_rows.py", name, *rows, *some)
 
     sys.path.insert(0, str(HERE))
     from rows import ROWS
