@@ -325,7 +325,9 @@ def token_approve(
     lifetime = parse_duration(expires)
     with _open(data, database_url, blob_store).database.write() as connection:
         done = approve(connection, code, org, scopes=scope or (), account=account, lifetime=lifetime)
-    _say(f"Approved {done.user_code} for {org}: {done.client or 'a program'} at {done.address or 'an unknown address'}.")
+    _say(
+        f"Approved {done.user_code} for {org}: {done.client or 'a program'} at {done.address or 'an unknown address'}."
+    )
 
 
 def _settings(**given: Any) -> Settings:
