@@ -67,8 +67,25 @@ def test_plain_forms_of_resolve_say_the_same_without_the_tree_of_commands(
     assert quick[0] == 0, quick
     monkeypatch.setattr(resolving, "parse", lambda arguments: None)
     assert run(*line) == quick
+
+
+def test_options_leave_the_environment_of_the_caller_as_it_was(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAPTERHUB_DISABLE_PROGRESS_BARS", "0")
     monkeypatch.delenv("ADAPTERHUB_OFFLINE", raising=False)
-    monkeypatch.delenv("ADAPTERHUB_DISABLE_PROGRESS_BARS", raising=False)
+    assert run("resolve", "sst-2", "-m", MODEL)[0] == 0
+    for line in (["resolve", "sst-2", "-m", MODEL], ["cache", "dir"], ["nonsense"]):
+        run("--offline", "--quiet", *line)
+        assert "ADAPTERHUB_OFFLINE" not in os.environ
+        assert os.environ["ADAPTERHUB_DISABLE_PROGRESS_BARS"] == "0"
+
+
+def test_every_announced_entry_point_can_be_loaded() -> None:
+    from importlib.metadata import distribution
+
+    points = distribution("adapterhub-client").entry_points
+    assert {"adapterhub.resolvers", "adapterhub.publishers", "console_scripts"} <= {point.group for point in points}
+    for point in points:
+        assert callable(point.load()), point
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ from adapterhub.spec.errors import AdapterHubError, AmbiguousAdapterError, Valid
 
 __all__ = ["run"]
 
+#: Variables that options before the command's name set; who calls `main` from a program finds them as they were.
+_OPTIONS = ("ADAPTERHUB_DISABLE_PROGRESS_BARS", "ADAPTERHUB_OFFLINE")
+
 _SHOWN = 20
 _FEW_TASKS = 10
 
@@ -19,6 +22,7 @@ _FEW_TASKS = 10
 def run(arguments: list[str]) -> int:
     """Run `arguments`; returns the exit code."""
     kept = warnings.showwarning
+    before = {name: os.environ.get(name) for name in _OPTIONS}
     warnings.showwarning = _show_warning
     try:
         from adapterhub.client.cli.resolving import parse, resolve
@@ -50,6 +54,11 @@ def run(arguments: list[str]) -> int:
         return 1
     finally:
         warnings.showwarning = kept
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _fail(error: AdapterHubError, arguments: list[str]) -> int:
