@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from adapterhub.client.cli.output import apply_options, note, print_json
+from adapterhub.client.cli.output import note, print_json
 
 __all__ = ["parse", "resolve"]
 
@@ -53,9 +53,9 @@ def resolve(
     note(f"{found.full_id} for {found.model_name}: matched {found.tier}, decided by {found.decided_by}.")
 
 
-def parse(arguments: Sequence[str]) -> dict[str, object] | None:
-    """The arguments of `resolve`, if this is a plain `[options] resolve REFERENCE [options]`; the options before the command
-    are applied. None for everything else (help, completion, mistakes), which the tree of commands knows better."""
+def parse(arguments: Sequence[str]) -> tuple[dict[str, bool], dict[str, object]] | None:
+    """The options before the command and the arguments of `resolve`, if this is a plain `[options] resolve REFERENCE
+    [options]`. None for everything else (help, completion, mistakes), which the tree of commands knows better."""
     if "_ADAPTERHUB_COMPLETE" in os.environ or "resolve" not in arguments:
         return None
     at = list(arguments).index("resolve")
@@ -79,5 +79,4 @@ def parse(arguments: Sequence[str]) -> dict[str, object] | None:
             found["reference"] = word
     if "reference" not in found:
         return None
-    apply_options(**{_BEFORE[word]: True for word in arguments[:at]})
-    return found
+    return {_BEFORE[word]: True for word in arguments[:at]}, found

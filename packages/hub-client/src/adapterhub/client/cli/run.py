@@ -25,10 +25,13 @@ def run(arguments: list[str]) -> int:
     before = {name: os.environ.get(name) for name in _OPTIONS}
     warnings.showwarning = _show_warning
     try:
+        from adapterhub.client.cli.output import apply_options
         from adapterhub.client.cli.resolving import parse, resolve
 
         if (plain := parse(arguments)) is not None:
-            resolve(**plain)  # type: ignore[arg-type]
+            options, given = plain
+            apply_options(**options)
+            resolve(**given)  # type: ignore[arg-type]
             return 0
         from adapterhub.client.cli.app import build
 
