@@ -71,6 +71,28 @@ def test_factored_fusion_is_the_plain_one(monkeypatch: pytest.MonkeyPatch, kind:
         assert close(model(**ids()).last_hidden_state, found, 1e-4)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("kind", ["same", "parallel"])
+@pytest.mark.parametrize("fusion", [{}, {"residual_before": True}, {"query": False}], ids=str)
+def test_dropout_of_scores_is_the_plain_one(
+    monkeypatch: pytest.MonkeyPatch, fusion: Any, kind: str, frozen: bool
+) -> None:
+    """Whole scores are dropped, with the parts that softmax would not see without dropout; in frozen fusions too."""
+    model = fused(kind, {**fusion, "dropout_prob": 0.5}).double()
+    outputs = []
+    for plain in (False, True):
+        if plain:
+            monkeypatch.setattr(fusing, "_simple", lambda module: False)
+            ah.pool_of(model)._plans.clear()
+            model.active_adapters = None
+        model.train_adapter_fusion(ah.Fuse("a", "b", "c"))
+        model.requires_grad_(not frozen)
+        torch.manual_seed(1)
+        outputs.append(model(**ids()).last_hidden_state)
+    assert close(*outputs, 1e-9)
+    assert not close(outputs[0], run(model.eval()))
+
+
 def test_only_the_fusion_trains_and_gradients_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     model = fused("sizes", "dynamic")
     gradients = []

@@ -177,8 +177,10 @@ class FactoredFusion(PlainFusion):
 
     def attend(self, query: Tensor, read: Tensor, skip: Tensor, value: Tensor, beside: Tensor | None) -> Tensor:
         layer = self.layer
-        frozen = not (torch.is_grad_enabled() and any(p.requires_grad for p in layer.parameters()))
-        factors = (self.folded if frozen and not torch.compiler.is_compiling() else self.side_by_side).get()
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in layer.parameters())
+        whole = layer.training and layer.dropout > 0  # dropout acts on whole scores: what they have in common counts
+        fold = not (learns or whole or torch.compiler.is_compiling())
+        factors = (self.folded if fold else self.side_by_side).get()
         dtype = factors.down.dtype
         if read.dtype != dtype and not torch.is_autocast_enabled(read.device.type):
             read, query, skip = read.to(dtype), query.to(dtype), skip.to(dtype)
@@ -191,7 +193,7 @@ class FactoredFusion(PlainFusion):
             question = query if layer.query is None else layer.query.forward(query)
             turned = question if layer.key is None else F.linear(question, layer.key.weight.t())
             scores = self.sums(inner * F.linear(turned, factors.up.t())) + F.linear(turned, factors.up_bias)
-            if layer.training and layer.dropout:  # dropout acts on whole scores: what they have in common counts
+            if whole:
                 if layer.key is not None and layer.key.bias is not None:
                     scores = scores + (question * layer.key.bias).sum(-1, keepdim=True)
                 if layer.residual_before:
