@@ -38,6 +38,12 @@ def test_what_a_user_writes_for_a_setup() -> None:
         parse_composition(3)
 
 
+def test_whole_numbers_are_whole_however_they_are_written() -> None:
+    block = Split("a", "b", splits=[3.0, 5])
+    assert block == Split("a", "b", splits=[3, 5])
+    assert block.to_dict()["splits"] == [3, 5]
+
+
 def test_weights_are_normalised_once() -> None:
     assert Average("a", "b", weights=[1, 3]).shares() == (0.25, 0.75)
     assert Average("a", "b", weights=[1, 3], normalize_weights=False).shares() == (1, 3)
@@ -61,6 +67,8 @@ def test_fusion_attends_over_the_last_of_each_stack() -> None:
         lambda: Stack(Parallel("a", "b"), Parallel("c", "d")),
         lambda: Split("a", "b", splits=[1]),
         lambda: Split("a", "b", splits=[1, -2]),
+        lambda: Split("a", "b", splits=[1, 2.5]),
+        lambda: Fuse("a", "b", name=""),
         lambda: BatchSplit("a", "b", batch_sizes=[True, 2]),
         lambda: Average("a", "b", weights=[1]),
         lambda: Average("a", "b", weights=[1, -1]),

@@ -9,8 +9,11 @@ import pytest
 
 from adapterhub.spec import (
     BottleneckConfig,
+    DoubleSeqBnConfig,
     InvalidConfigError,
+    ParBnConfig,
     PfeifferConfig,
+    SeqBnConfig,
     UnionConfig,
     load_preset,
     parse_config,
@@ -39,6 +42,8 @@ def test_all_names_promised_by_the_paper_and_the_peers_are_presets() -> None:
 def test_old_and_new_names_are_one_config() -> None:
     for old, new in (("pfeiffer", "seq_bn"), ("houlsby", "double_seq_bn"), ("parallel", "par_bn")):
         assert load_preset(old).config_id == load_preset(new).config_id
+    assert SeqBnConfig(reduction_factor=8) == PfeifferConfig(reduction_factor=8)
+    assert (DoubleSeqBnConfig(), ParBnConfig()) == (load_preset("houlsby"), load_preset("parallel"))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,8 @@ def test_bottleneck_size_replaces_the_reduction_factor() -> None:
         ({"method": "bottleneck", "non_linearity": "reluu"}, "no known non-linearity"),
         ({"method": "bottleneck", "output_adapter": False}, "placed nowhere"),
         ({"method": "bottleneck", "phm_layer": True, "init_weights": "houlsby"}, "not defined for PHM"),
-        ({"method": "bottleneck", "reduction_factor": {"first": 2}}, "layer indices or 'default'"),
+        ({"method": "bottleneck", "reduction_factor": {"first": 2}}, "or 'default', not first"),
+        ({"method": "bottleneck", "reduction_factor": {"05": 2, "default": 4}}, "or 'default', not 05"),
         ({"method": "reft", "prefix_positions": 0}, "no position is changed"),
         ({"method": "prompt", "prompt_init": "from_string"}, "prompt_init_text"),
         ({"architecture": "vera"}, "architecture 'vera'"),
@@ -143,6 +149,8 @@ def test_problems_between_fields_are_listed_beside_those_of_fields() -> None:
 def test_union_members_at_the_same_place_are_refused() -> None:
     with pytest.raises(InvalidConfigError, match="same places"):
         parse_config("pfeiffer|pfeiffer")
+    with pytest.raises(InvalidConfigError, match="same places"):
+        parse_config("pfeiffer+inv|houlsby+inv[output_adapter=false]")
     assert len(parse_config("pfeiffer|houlsby[output_adapter=false]").configs) == 2  # type: ignore[attr-defined]
 
 

@@ -15,7 +15,7 @@ from referencing import Registry, Resource
 from adapterhub.spec import build_manifest, family_names, load_family, load_preset, parse_config, preset_names
 from adapterhub.spec.__main__ import main
 from adapterhub.spec.composition import Average, BatchSplit, Fuse, Parallel, Split, Stack
-from adapterhub.spec.errors import AdapterNotFoundError, InvalidConfigError
+from adapterhub.spec.errors import AdapterNotFoundError, InvalidConfigError, UnsupportedModelError
 from adapterhub.spec.fusion import parse_fusion
 from adapterhub.spec.heads import HEAD_TYPES, HeadConfig
 from adapterhub.spec.manifest import index_entry
@@ -119,6 +119,14 @@ def test_presets_and_their_expanded_configs_are_valid(name: str) -> None:
 @pytest.mark.parametrize("name", family_names())
 def test_families_are_valid(name: str) -> None:
     assert errors("family", load_family(name).model_dump(mode="json")) == []
+
+
+def test_a_family_is_found_by_its_name_and_by_a_model_type_it_is_for() -> None:
+    assert load_family("roberta") == load_family("bert")
+    assert load_family("wav2vec2").family == "wav2vec2"  # a name comes before the types of other files
+    with pytest.raises(UnsupportedModelError) as caught:
+        load_family("robrta")
+    assert "roberta" in caught.value.suggestions
 
 
 BASE: dict[str, Any] = {"method": "bottleneck"}

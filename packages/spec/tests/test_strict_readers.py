@@ -142,6 +142,30 @@ def test_yaml_that_could_mislead_is_refused(text: str) -> None:
         from_yaml(text)
 
 
+@pytest.mark.parametrize("loader", ["CSafeLoader", "SafeLoader"])
+@pytest.mark.parametrize(
+    ("text", "accepted"),
+    [
+        ("a:\tb", False),
+        ("a: b\tc", False),
+        ("a: [1,\t2]", False),
+        ('a: "\\ud800"', False),
+        ('a: "x\ty"\nb: |\n  x\ty\nc: 1 # \tx\n', True),
+    ],
+)
+def test_yaml_means_the_same_with_and_without_libyaml(
+    text: str, accepted: bool, loader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not hasattr(yaml, loader):
+        pytest.skip("PyYAML was built without libyaml")
+    monkeypatch.setattr(yaml, "CSafeLoader", getattr(yaml, loader))
+    if accepted:
+        assert from_yaml(text) == {"a": "x\ty", "b": "x\ty\n", "c": 1}
+    else:
+        with pytest.raises(YAMLSyntaxError):
+            from_yaml(text)
+
+
 def test_yaml_core_types_and_lines() -> None:
     text = 'a: "no"\nb:\n  - 1\n  - 1.5\n  - true\n  - ~\n  - no way\nc: |\n  two\n  lines\nd: 0x1F\n'
     value, lines = read_yaml(text.encode(), max_bytes=LIMIT)

@@ -92,6 +92,8 @@ INVALID = [
     ("a union in a union", {"method": "union", "configs": [{"method": "union", "configs": [B]}]}, ["/configs/0"], True),
     ("a problem in a member", {"method": "union", "configs": [B, {"method": "lora", "r": -1}]}, ["/configs/1/r"], True),
     ("two members at the same place", {"method": "union", "configs": [B, B]}, [""], False),
+    ("a layer with a leading zero", {**B, "reduction_factor": {"05": 2, "default": 4}}, ["/reduction_factor"], True),
+    ("two invertible blocks", {"method": "union", "configs": [{**B, "inv_adapter": "nice"}, {**B, "inv_adapter": "glow", "output_adapter": False, "mh_adapter": True}]}, [""], False),
 ]  # fmt: skip
 
 COMPOSITIONS = [
@@ -104,6 +106,7 @@ COMPOSITIONS = [
     ("a batch split of everything", {"type": "BatchSplit", "children": ["a", {"type": "Stack", "children": ["b", "c"]}, {"type": "Average", "children": ["a", "b"], "weights": [1, 3]}], "batch_sizes": [1, 2, 1]}),
     ("parallel on top", {"type": "Stack", "children": ["a", {"type": "Parallel", "children": ["b", "c"]}]}),
     ("weights as they are", {"type": "Average", "children": ["a", "b"], "weights": [0.5, -0.25], "normalize_weights": False}),
+    ("a whole number written as a float", {"type": "Split", "children": ["a", "b"], "splits": [3.0, 5]}),
 ]  # fmt: skip
 
 #: (why, composition, whether the JSON Schema alone finds it)
@@ -124,6 +127,7 @@ WRONG_COMPOSITIONS = [
     ("weights for other children", {"type": "Average", "children": ["a", "b"], "weights": [1]}, False),
     ("weights that cancel", {"type": "Average", "children": ["a", "b"], "weights": [1, -1]}, False),
     ("a member too many", {"type": "Stack", "children": ["a"], "weights": [1]}, True),
+    ("a fusion with an empty name", {"type": "Fuse", "children": ["a", "b"], "name": ""}, True),
 ]  # fmt: skip
 
 FUSIONS = [

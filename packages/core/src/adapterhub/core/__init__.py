@@ -84,13 +84,7 @@ _HOME: dict[str, str] = {
     "LoadReport": "adapterhub.core.formats",
     "load_report": "adapterhub.core.checkpoints",
 }
-_SPEC_MODULES = {
-    **dict.fromkeys(
-        ("DoubleSeqBnConfig", "DoubleSeqBnInvConfig", "ParBnConfig", "SeqBnConfig", "SeqBnInvConfig"),
-        "adapterhub.spec.presets",
-    ),
-}
-_HOME.update({name: _SPEC_MODULES.get(name, "adapterhub.spec") for name in _SPEC_NAMES})
+_HOME.update(dict.fromkeys(_SPEC_NAMES, "adapterhub.spec"))
 
 __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - names of strings, computed
 

@@ -160,6 +160,10 @@ class Fuse(Composition):
         for child in self.children:
             if isinstance(child, Stack) and any(isinstance(inner, Composition) for inner in child.children):
                 raise InvalidConfigError("Fuse attends over single adapters or Stacks of adapter names.")
+        if name == "":
+            raise InvalidConfigError(
+                "Fuse has an empty name.", hint="Leave it out: the layer is named by its adapters."
+            )
         object.__setattr__(self, "name", name)
 
     def fused_names(self) -> list[str]:
@@ -304,9 +308,9 @@ def _sizes(what: str, given: int | Sequence[int], count: int) -> tuple[int, ...]
     sizes = [given] * count if isinstance(given, int) else list(given)
     if len(sizes) != count:
         raise InvalidConfigError(f"{what} has {len(sizes)} entries for {count} children.")
-    if any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in sizes):
+    if any(isinstance(size, bool) or not isinstance(size, (int, float)) or size < 0 or size % 1 for size in sizes):
         raise InvalidConfigError(f"{what} must be whole numbers of at least 0, not {sizes}.")
-    return tuple(sizes)
+    return tuple(int(size) for size in sizes)
 
 
 def _reason(outer: Composition, inner: Composition) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -72,6 +73,10 @@ ACTIVATIONS = frozenset(
         "tanh",
     ]
 )
+
+
+#: A key of a `reduction_factor` by layer: one text for each layer, so that equal configs have equal ids.
+_LAYER_KEY = re.compile(r"default|0|[1-9][0-9]*")
 
 
 def _number(value: Any) -> Any:
@@ -208,11 +213,9 @@ class BottleneckConfig(AdapterConfig):
         if not isinstance(value, Mapping):
             return value
         keyed = {str(key): factor for key, factor in value.items()}
-        wrong = [
-            key for key in keyed if (key != "default" and not key.isascii()) or not (key == "default" or key.isdigit())
-        ]
+        wrong = [key for key in keyed if not _LAYER_KEY.fullmatch(key)]
         if wrong:
-            raise ValueError(f"keys are layer indices or 'default', not {', '.join(sorted(wrong))}")
+            raise ValueError(f"keys are layer indices (0, 1, …) or 'default', not {', '.join(sorted(wrong))}")
         return keyed
 
     @model_validator(mode="after")
@@ -373,13 +376,12 @@ class UnionConfig(AdapterConfig):
 
 
 def _apart(one: AdapterConfig, other: AdapterConfig) -> bool:
+    """Whether two members of one method can be at different places; with `leave_out` only the model's layers tell."""
     if isinstance(one, BottleneckConfig) and isinstance(other, BottleneckConfig):
-        shared = [
-            site
-            for site in ("mh_adapter", "output_adapter", "cross_adapter")
-            if getattr(one, site) and getattr(other, site)
-        ]
-        if not shared:
+        if one.inv_adapter and other.inv_adapter:
+            return False
+        sites = ("mh_adapter", "output_adapter", "cross_adapter")
+        if not any(getattr(one, site) and getattr(other, site) for site in sites):
             return True
     return bool(getattr(one, "leave_out", ())) or bool(getattr(other, "leave_out", ()))
 

@@ -175,18 +175,29 @@ def family_names() -> list[str]:
 
 
 def load_family(name: str) -> ModelFamily:
-    """The family of this name.
+    """The family of this name, or the one for this `model_type` (`roberta` is of the family `bert`).
 
     Raises:
-        UnsupportedModelError: no such family; close names are suggested.
+        UnsupportedModelError: no such family, or several for this `model_type`; `suggestions` lists close names.
     """
     families = _families()
-    if name not in families:
-        close = difflib.get_close_matches(name, families, n=3)
+    if name in families:
+        return families[name]
+    fitting = families_of(name)
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = [family.family for family in fitting]
         raise UnsupportedModelError(
-            f"There is no model family {name!r}.", hint=f"Families: {', '.join(families)}.", suggestions=close
+            f"Models of type {name!r} are of the families {', '.join(names)}, by their config.",
+            hint="Name one of them.",
+            suggestions=names,
         )
-    return families[name]
+    types = {kind for family in families.values() for kind in family.model_types}
+    close = difflib.get_close_matches(name, {*families, *types}, n=3)
+    raise UnsupportedModelError(
+        f"There is no model family {name!r}.", hint=f"Families: {', '.join(families)}.", suggestions=close
+    )
 
 
 def families_of(model_type: str) -> list[ModelFamily]:

@@ -63,7 +63,7 @@ def _adapter_config() -> Schema:
     factor = definitions["BottleneckConfig"]["properties"]["reduction_factor"]
     for arm in factor["anyOf"]:
         if arm.get("type") == "object":
-            arm["propertyNames"] = {"pattern": "^(?:default|[0-9]+)$"}
+            arm["propertyNames"] = {"pattern": "^(?:default|0|[1-9][0-9]*)$"}
     schema["title"] = "Adapter config"
     schema["description"] = "What is put where in the frozen transformer. Fields left out have their defaults."
     return schema

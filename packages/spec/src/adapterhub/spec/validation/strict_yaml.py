@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
@@ -35,7 +35,8 @@ def read_yaml(data: bytes, *, max_bytes: int, max_depth: int = MAX_DEPTH) -> tup
     text = _decode(data)
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return _compose(yaml.parse(text, Loader=loader), max_depth)
+        events = yaml.parse(text, Loader=loader)
+        return _compose(_without_tabs(events, text) if "\t" in text else events, max_depth)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise YAMLSyntaxError(f"not YAML: {error.problem}", line=mark.line + 1 if mark else None) from None
@@ -56,6 +57,18 @@ def _decode(data: bytes) -> str:
         line = text.count("\n", 0, match.start()) + 1
         raise YAMLSyntaxError(f"the control character U+{ord(match.group()):04X}", line=line)
     return text
+
+
+def _without_tabs(events: Iterable[Any], text: str) -> Iterator[Any]:
+    """The events, unless a tab stands outside of quotes, block texts and comments: there YAML readers disagree about it."""
+    reached = 0
+    for event in events:
+        plain = isinstance(event, yaml.ScalarEvent) and not event.style
+        until = event.end_mark.index if plain else event.start_mark.index
+        if "\t" in re.sub("#.*", "", text[reached:until]):
+            raise YAMLSyntaxError("a tab outside of quotes", line=event.start_mark.line + 1, hint="Use blanks.")
+        reached = max(reached, event.end_mark.index)
+        yield event
 
 
 class _Open:
@@ -170,6 +183,8 @@ _TIME_11 = re.compile(
 
 def _scalar(event: Any, line: int) -> Any:
     text: str = event.value
+    if not text.isascii() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
+        raise YAMLSyntaxError("the escape of a lone surrogate", line=line)
     if not event.implicit[0]:  # quoted or a block scalar: text
         return text
     if len(text) > 64:  # nothing but text is that long, and the patterns below need not see it
