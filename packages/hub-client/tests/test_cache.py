@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from exports import MODEL, Export
-from loopback import LoopbackHub
+from loopback import Handler, LoopbackHub, Seen
 
 from adapterhub.client import HubClient, IntegrityError, OfflineError, StorageError, cache as cache_module
 from adapterhub.client.cache import Cache
+from adapterhub.client.owners import unique_name
 
 
 def corrupt(path: Path, *, quietly: bool = False) -> None:
@@ -289,13 +293,56 @@ def test_what_processes_left_behind_is_swept_and_what_is_in_use_is_not(client: H
     root = client.cache.root
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    digits = "0" * 64
-    (root / "partial" / f"{digits}.{dead.pid}-aa.part").write_bytes(b"x")
-    (root / "partial" / f"{digits}.{os.getpid()}-bb.part").write_bytes(b"x")
-    (root / "tmp" / f"{dead.pid}-cc").mkdir(parents=True)
+    mine = unique_name()
+    theirs = mine.replace(str(os.getpid()), str(dead.pid), 1)
+    elsewhere = "-".join([str(dead.pid), "0" * 8, "dd"])
+    for name in (mine, theirs, elsewhere):
+        (root / "partial" / f"{'0' * 64}.{name}.part").write_bytes(b"x")
+        (root / "tmp" / name).mkdir(parents=True)
     client.cache.sweep()
-    assert [path.name for path in (root / "partial").iterdir()] == [f"{digits}.{os.getpid()}-bb.part"]
-    assert not list((root / "tmp").iterdir())
+    assert {path.name.split(".")[1] for path in (root / "partial").iterdir()} == {mine, elsewhere}
+    assert {path.name for path in (root / "tmp").iterdir()} == {mine, elsewhere}
+    for folder in ("partial", "tmp"):
+        for path in (root / folder).iterdir():
+            os.utime(path, (time.time() - 3600,) * 2)  # silent for an hour: another machine is not at work on it
+    client.cache.sweep()
+    assert [path.name for path in (root / "tmp").iterdir()] == [mine]
+
+
+def test_what_another_machine_has_so_far_is_used_and_left_to_it(
+    client: HubClient, hub: LoopbackHub, tmp_path: Path
+) -> None:
+    """Machines or containers that share a cache: process numbers of one mean nothing on the other."""
+    weights = (tmp_path / "adapter" / "adapter.safetensors").read_bytes()
+    name = f"{hashlib.sha256(weights).hexdigest()}.1-{'0' * 8}-aa.part"
+    other = client.cache.root / "partial" / name
+    other.parent.mkdir(parents=True)
+    other.write_bytes(weights[:200_000])
+    folder = client.download("sst-2", model_name=MODEL)
+    assert (folder / "adapter.safetensors").read_bytes() == weights
+    assert "bytes=200000-" in [seen.headers.get("range") for seen in hub.seen]
+    assert other.read_bytes() == weights[:200_000]
+
+
+def test_a_cache_that_is_removed_while_it_is_filled_is_filled_anew(
+    client: HubClient, hub: LoopbackHub, tmp_path: Path
+) -> None:
+    """`rm -rf` of the whole cache between the first and the last byte of the weights."""
+    digest = hashlib.sha256((tmp_path / "adapter" / "adapter.safetensors").read_bytes()).hexdigest()
+    removed = []
+
+    def remove(handler: Handler, seen: Seen) -> bool:
+        if seen.path.endswith(digest) and not removed:
+            removed.append(seen)
+            shutil.rmtree(client.cache.root)
+        return False
+
+    hub.faults.append(remove)
+    folder = client.download("sst-2", model_name=MODEL)
+    assert removed and {path.name for path in folder.iterdir()} == {
+        path.name for path in (tmp_path / "adapter").iterdir()
+    }
+    assert [fine for _, fine in client.cache.verify()] == [True]
     assert [fine for _, fine in client.cache.verify()] == [True]
 
 

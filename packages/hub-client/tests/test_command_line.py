@@ -126,11 +126,13 @@ def test_a_cached_resolve_loads_no_command_line_library(sst2: Export) -> None:
         (["--offline", "list"], 2, "No such command"),
         (["pull"], 2, "Missing"),
         (["cache", "rm", "@no/such"], 3, "not in the cache"),
-        (["cache", "rm"], 3, "what to remove"),
-        (["cache", "prune", "--max-size", "lots"], 1, "no size"),
-        (["hubs", "rm", "nowhere"], 1, "no hub"),
-        (["hubs", "add", "hf", "https://x.example"], 1, "cannot name"),
-        (["hubs", "add", "x", "https://u:p@x.example"], 1, "no address"),
+        (["cache", "rm"], 2, "what to remove"),
+        (["cache", "prune", "--max-size", "lots"], 2, "no size"),
+        (["cache", "prune", "--older-than", "long"], 2, "no length of time"),
+        (["resolve", "nowhere::sst-2", "-m", MODEL], 2, "no hub"),
+        (["hubs", "rm", "nowhere"], 2, "no hub"),
+        (["hubs", "add", "hf", "https://x.example"], 2, "cannot name"),
+        (["hubs", "add", "x", "https://u:p@x.example"], 2, "no address"),
         (["push", "nowhere", "sentiment/sst-2@me"], 8, "only be read"),
         (["whoami"], 5, "Not logged in"),
         (["login", "--token", "a b"], 5, "no token"),
@@ -144,6 +146,24 @@ def test_every_failure_has_its_code_one_line_and_a_hint(run: Run, line: list[str
     assert found == code, err
     assert out == "" and re.search(says, err), err
     assert "rror" in err
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (["hubs", "add", "x", "https://x.example"], "ADAPTERHUB_HOME"),
+        (["login", "--endpoint", "https://x.example", "--token", "ahub_0123456789", "--no-check"], "ADAPTERHUB_HOME"),
+        (["pull", "sst-2", "-m", MODEL, "--local-dir", "file/here"], "another folder"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_said_with_what_to_set(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: list[str], says: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ADAPTERHUB_HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*line)
+    assert (code, out) == (1, "") and "cannot be written" in err and says in err, err
 
 
 def test_an_error_with_json_is_a_problem_document(run: Run) -> None:

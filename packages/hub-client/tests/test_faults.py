@@ -247,6 +247,50 @@ def test_a_compressing_proxy_does_no_harm(hub: LoopbackHub, client: HubClient, t
     assert same_bytes(client.download("sst-2", model_name=MODEL), tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["br", "zstd", "deflate", "gzip, gzip"])
+def test_a_compression_that_was_not_asked_for_is_refused(
+    hub: LoopbackHub, client: HubClient, weights: str, encoding: str
+) -> None:
+    def compressed(handler: Handler, seen: Seen) -> bool:
+        handler.answer(200, gzip.compress(handler.body_of(seen) or b""), {"Content-Encoding": encoding})
+        return True
+
+    hub.faults.append(only("/v1/blobs/" + weights, compressed))
+    with pytest.raises(HubConnectionError, match="not asked for"):
+        client.download("sst-2", model_name=MODEL)
+
+
+def test_a_compressed_file_that_never_ends_takes_no_memory(hub: LoopbackHub, client: HubClient, weights: str) -> None:
+    """A gzip bomb of 64 MB where 300 kB are due, handed over in one piece of 64 kB."""
+    import tracemalloc
+
+    bomb = gzip.compress(b"\0" * (1 << 26))
+
+    def explode(handler: Handler, seen: Seen) -> bool:
+        handler.answer(200, bomb, {"Content-Encoding": "gzip"})
+        return True
+
+    hub.faults.append(only("/v1/blobs/" + weights, explode))
+    tracemalloc.start()
+    try:
+        with pytest.raises(IntegrityError, match="more than"):
+            client.download("sst-2", model_name=MODEL)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    finally:
+        tracemalloc.stop()
+    assert unbroken(client.cache.root)
+
+
+def test_nobody_is_recognised_by_a_cookie(hub: LoopbackHub, client: HubClient, tmp_path: Path) -> None:
+    def marked(handler: Handler, seen: Seen) -> bool:
+        handler.answer(200, handler.body_of(seen) or b"", {"Set-Cookie": "who=42; Path=/; Max-Age=9999999"})
+        return True
+
+    hub.faults.append(only("/v1/", marked))
+    assert same_bytes(client.download("sst-2", model_name=MODEL), tmp_path)
+    assert len(hub.requests("/v1/")) > 2 and not any("cookie" in seen.headers for seen in hub.seen)
+
+
 def test_a_decompression_bomb_is_cut_off(hub: LoopbackHub, sst2: Export) -> None:
     bomb = gzip.compress(b"\n" * 50_000_000)
     hub.faults.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from exports import Export
+from exports import MODEL, Export
 from loopback import Handler, LoopbackHub, Seen
 
 from adapterhub.client import (
@@ -257,6 +258,47 @@ def test_a_folder_without_a_card_gets_one_from_its_training_record(
     card = (folder / "README.md").read_text()
     assert card.startswith("# sentiment/sst-2") and 'load_adapter("sentiment/sst-2@ukp")' in card
     assert "| Epochs | 2 |" in card and "| accuracy | 0.83 | x\\|y |" in card and "Fine." in card
+
+
+def test_a_dry_run_says_what_a_publish_does_and_leaves_the_folder_alone(
+    client: HubClient, registry: Registry, adapter: Callable[..., Path]
+) -> None:
+    folder = adapter()
+    (folder / "README.md").unlink()
+    before = sorted(folder.iterdir())
+    looked = client.publish(folder, "sentiment/sst-2@ukp", version="1", dry_run=True)
+    assert sorted(folder.iterdir()) == before and not registry.blobs
+    done = client.publish(folder, "sentiment/sst-2@ukp", version="1")
+    assert (done.digest, done.sent, done.sent_bytes) == (looked.digest, looked.sent, looked.sent_bytes)
+    (folder / "README.md").unlink()
+    (folder / "adapter.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValidationFailedError):
+        client.publish(folder, "sentiment/sst-2@ukp", version="2")
+    assert sorted(folder.iterdir()) == before
+
+
+def test_what_was_yanked_or_published_shows_in_spite_of_max_age(sst2: Export, adapter: Callable[..., Path]) -> None:
+    sst2.publish(adapter("two", seed=2), "sentiment/sst-2@ukp", version="2")
+
+    def yank(handler: Handler, seen: Seen) -> bool:
+        if not seen.path.endswith("/yank"):
+            return False
+        handler.rfile.read(int(seen.headers["content-length"]))
+        sst2.entries[1] = dataclasses.replace(sst2.entries[1], yanked=True)
+        sst2.write()
+        handler.answer(200, b"{}")
+        return True
+
+    hub = LoopbackHub(sst2.folder, max_age=3600, faults=[yank])
+    try:
+        with HubClient(endpoint=hub.url, token=TOKEN) as client:
+            assert client.resolve("sst-2", model_name=MODEL).version == "2"
+            client.yank(f"{sst2.entries[1].adapter}:2", reason="trained on test data")
+            assert client.resolve("sst-2", model_name=MODEL).version == "1"
+            asked = len(hub.seen)
+            assert client.resolve("sst-2", model_name=MODEL).version == "1" and len(hub.seen) == asked
+    finally:
+        hub.close()
 
 
 def test_a_folder_that_is_none_says_so(client: HubClient, tmp_path: Path) -> None:

@@ -15,16 +15,21 @@ from loopback import LoopbackHub
 from adapterhub.client import (
     AdapterHubError,
     AdapterNotFoundError,
+    AmbiguousAdapterError,
     AuthenticationError,
     HubClient,
+    HubConnectionError,
     OfflineError,
     PolicyError,
     download,
+    get_adapter_info,
+    list_adapters,
     load_settings,
     resolve,
 )
 from adapterhub.client.credentials import forget_token, redact, remember_token, token_for
 from adapterhub.client.settings import Hub, is_loopback, normal_url, origin_of
+from adapterhub.client.transport import Limits
 
 
 @pytest.fixture
@@ -66,6 +71,45 @@ def test_a_reference_goes_to_exactly_one_hub(two_hubs: tuple[Export, Export]) ->
     finally:
         public.close()
         private.close()
+
+
+def test_what_was_found_in_a_hub_keeps_its_name_and_is_never_asked_elsewhere(
+    two_hubs: tuple[Export, Export], adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Everything that can be written down or passed on: resolutions, pinned references, infos, lists, lock files."""
+    two_hubs[1].publish(adapter("another", seed=5), "secret/plot@lab", version="1")
+    public, private = (LoopbackHub(export.folder) for export in two_hubs)
+    hubs = {"open": public.url, "lab": {"url": private.url, "private": True}}
+    try:
+        configure(hubs=hubs, default_hub="open")
+        for found in (resolve("lab::plan", model_name=MODEL), resolve("plan", model_name=MODEL, source="lab")):
+            assert found.hub == "lab" and found.reference.startswith("lab::@lab/")
+            assert download(found) == download(found.reference)
+        info = get_adapter_info("plan", model_name=MODEL, source="lab")
+        listed = {info.reference: info for info in list_adapters("lab")}
+        assert listed[info.reference].hub == info.hub == "lab" and info.reference == "lab::secret/plan@lab"
+        for reference in listed:
+            assert resolve(reference, model_name=MODEL).hub == "lab"
+        with HubClient() as client:
+            client.lock(["plan"], model_name=MODEL, source="lab", path=tmp_path / "lock")
+        with HubClient(lockfile=tmp_path / "lock") as client:
+            assert client.resolve("plan", model_name=MODEL, source="lab").hub == "lab"
+        with pytest.raises(AmbiguousAdapterError, match="Keep lab:: before it"):
+            resolve("lab::secret", model_name=MODEL)
+        assert not public.seen
+        configure(hubs=hubs, default_hub="open", pins={"lab": "lab"})
+        assert resolve("secret/plan@lab", model_name=MODEL).hub is None, "its pin says where it goes"
+        assert get_adapter_info("secret/plan@lab", model_name=MODEL).reference == "secret/plan@lab"
+        assert not public.seen
+    finally:
+        public.close()
+        private.close()
+
+
+def test_a_hub_is_pinned_under_each_of_its_names(two_hubs: tuple[Export, Export]) -> None:
+    configure(hubs={"open": str(two_hubs[0].folder)}, default_hub="open", pins={"ukp": "open"})
+    for reference in ("ah::sst-2@ukp", "open::sst-2@ukp", "sst-2@ukp"):
+        assert resolve(reference, model_name=MODEL).full_id == "sentiment/sst-2@ukp"
 
 
 def test_a_pin_cannot_be_circumvented(two_hubs: tuple[Export, Export]) -> None:
@@ -130,6 +174,16 @@ def test_origins_compare_as_browsers_do() -> None:
         True,
         False,
     ]
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def nowhere(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", lambda path: nowhere(path) if str(path).startswith("~") else path)
+    assert load_settings({"ADAPTERHUB_HOME": str(tmp_path)}).cache_dir == tmp_path / "cache"
+    with pytest.raises(AdapterHubError, match="ADAPTERHUB_HOME"):
+        load_settings({"ADAPTERHUB_CACHE": str(tmp_path)})
 
 
 def test_a_broken_config_file_says_where_it_is(tmp_path: Path) -> None:
@@ -228,6 +282,41 @@ def test_a_lock_file_from_elsewhere_is_fetched_by_digest(hub: LoopbackHub, tmp_p
         client.download("sst-2", model_name=MODEL)
 
 
+def test_a_lock_file_is_enough_and_one_reference_may_stand_for_several_models(
+    sst2: Export, hub: LoopbackHub, adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "adapterhub.lock"
+    sst2.publish(adapter("roberta", model="roberta-base"), "sentiment/sst-2@ukp", version="1")
+    with HubClient(endpoint=hub.url) as client:
+        for model in (MODEL, "roberta-base"):
+            client.lock(["sst-2"], model_name=model, path=path)
+    with HubClient(cache_dir=tmp_path / "other") as client:  # no hub is configured
+        folders = client.sync(path)
+    assert folders.keys() == {f"sst-2 ({MODEL})", "sst-2 (roberta-base)"} and len(set(folders.values())) == 2
+    configure(hubs={"elsewhere": str(tmp_path)}, pins={"ukp": "elsewhere"})
+    with HubClient() as client, pytest.raises(PolicyError, match="pinned"):
+        client.sync(path)
+
+
+def test_locking_leaves_what_other_threads_may_use_locked(sst2: Export, tmp_path: Path) -> None:
+    """A client that only takes what is locked does so while another of its threads locks something."""
+    path = tmp_path / "adapterhub.lock"
+    with HubClient(endpoint=str(sst2.folder), lockfile=path, locked=True) as client:
+        refused: list[Exception] = []
+        find = client._look_up
+
+        def look_up(*arguments: object, **named: object) -> object:
+            with pytest.raises(PolicyError) as error:
+                client.resolve("sst-2@ukp", model_name=MODEL)  # as another thread might, at this moment
+            refused.append(error.value)
+            return find(*arguments, **named)  # type: ignore[arg-type]
+
+        client._look_up = look_up  # type: ignore[method-assign, assignment]
+        client.lock(["sst-2"], model_name=MODEL)
+        assert len(refused) == 1 and path.is_file()
+        assert client.resolve("sst-2", model_name=MODEL).version == "1" and client.sync().keys() == {"sst-2"}
+
+
 @pytest.mark.parametrize(
     "text", ["", "{}", "[]", '{"version": 9, "adapters": {}}', '{"version": 1, "adapters": {"x": [{}]}}']
 )
@@ -253,6 +342,18 @@ def test_async_calls_run_side_by_side(hub: LoopbackHub) -> None:
     assert len(set(folders)) == 1 and (folders[0] / "adapter.safetensors").is_file()
 
 
+def test_the_async_client_can_all_that_the_other_can() -> None:
+    from inspect import iscoroutinefunction, signature
+
+    from adapterhub.client import AsyncHubClient
+
+    connections = {"hub_of", "source", "transport"}
+    for name in {name for name in dir(HubClient) if not name.startswith("_") and callable(getattr(HubClient, name))}:
+        if name not in connections:
+            twin = getattr(AsyncHubClient, name)
+            assert iscoroutinefunction(twin) and signature(twin) == signature(getattr(HubClient, name))
+
+
 def test_tokens_can_live_in_the_keyring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With ADAPTERHUB_KEYRING=1, through the package `keyring` (here one of the same three functions)."""
     import sys
@@ -273,6 +374,20 @@ def test_tokens_can_live_in_the_keyring(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert forget_token(settings, hub) and token_for(settings, hub.origin) is None
 
 
+def test_a_hub_on_this_machine_is_never_asked_through_a_proxy(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Plain http may carry a token here; a proxy would read it."""
+    proxy = LoopbackHub(tmp_path)
+    try:
+        for name in ("HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        assert download("sst-2", model_name=MODEL, endpoint=hub.url, token=TOKEN).is_dir()
+        assert all(seen.headers["authorization"] == f"Bearer {TOKEN}" for seen in hub.seen) and not proxy.seen
+    finally:
+        proxy.close()
+
+
 def test_a_proxy_of_the_environment_is_used_and_no_proxy_is_kept_to(
     sst2: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,10 +406,12 @@ def test_a_proxy_of_the_environment_is_used_and_no_proxy_is_kept_to(
     proxy = LoopbackHub(sst2.folder, faults=[as_proxy])
     try:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "other.example")
         assert download("sst-2", model_name=MODEL, endpoint="http://hub.example").is_dir()
         assert asked and all(path.startswith("http://hub.example/") for path in asked)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         asked.clear()
-        assert resolve("sst-2", model_name=MODEL, endpoint=proxy.url) and asked == []
+        with pytest.raises(HubConnectionError):
+            resolve("sst-2", model_name=MODEL, endpoint="http://other.example", limits=Limits(attempts=1))
+        assert asked == []
     finally:
         proxy.close()

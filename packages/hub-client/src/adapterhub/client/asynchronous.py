@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from adapterhub.client.client import HubClient
-from adapterhub.spec.resolution import Resolution
-
-if TYPE_CHECKING:
-    from adapterhub.client.info import AdapterInfo
-    from adapterhub.client.lockfile import Lockfile
-    from adapterhub.client.publishing import PublishResult
 
 __all__ = ["AsyncHubClient"]
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def _in_a_thread(
+    method: Callable[Concatenate[HubClient, Arguments], Result],
+) -> Callable[Concatenate[AsyncHubClient, Arguments], Coroutine[Any, Any, Result]]:
+    """`method` with `await`; the same arguments, result and errors."""
+
+    @wraps(method)
+    async def call(self: AsyncHubClient, *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        return await asyncio.to_thread(method, self.client, *arguments, **named)
+
+    return call
 
 
 class AsyncHubClient:
@@ -29,39 +37,15 @@ class AsyncHubClient:
     def __init__(self, **arguments: Any) -> None:
         self.client = HubClient(**arguments)
 
-    async def resolve(self, reference: str, **context: Any) -> Resolution:
-        """See `HubClient.resolve`."""
-        return await asyncio.to_thread(self.client.resolve, reference, **context)
-
-    async def download(self, reference: str | Resolution, **context: Any) -> Path:
-        """See `HubClient.download`."""
-        return await asyncio.to_thread(self.client.download, reference, **context)
-
-    async def list_adapters(
-        self, source: str | None = "ah", model_name: str | None = None, **filters: Any
-    ) -> list[AdapterInfo]:
-        """See `HubClient.list_adapters`."""
-        return await asyncio.to_thread(self.client.list_adapters, source, model_name, **filters)
-
-    async def get_adapter_info(self, reference: str, **context: Any) -> AdapterInfo:
-        """See `HubClient.get_adapter_info`."""
-        return await asyncio.to_thread(self.client.get_adapter_info, reference, **context)
-
-    async def publish(self, folder: str | os.PathLike[str], reference: str, **arguments: Any) -> PublishResult:
-        """See `HubClient.publish`."""
-        return await asyncio.to_thread(self.client.publish, folder, reference, **arguments)
-
-    async def lock(self, references: Iterable[str] = (), **context: Any) -> Lockfile:
-        """See `HubClient.lock`."""
-        return await asyncio.to_thread(self.client.lock, references, **context)
-
-    async def sync(self, path: str | os.PathLike[str] | None = None, **arguments: Any) -> dict[str, Path]:
-        """See `HubClient.sync`."""
-        return await asyncio.to_thread(self.client.sync, path, **arguments)
-
-    async def close(self) -> None:
-        """End all connections."""
-        await asyncio.to_thread(self.client.close)
+    resolve = _in_a_thread(HubClient.resolve)
+    download = _in_a_thread(HubClient.download)
+    list_adapters = _in_a_thread(HubClient.list_adapters)
+    get_adapter_info = _in_a_thread(HubClient.get_adapter_info)
+    publish = _in_a_thread(HubClient.publish)
+    yank = _in_a_thread(HubClient.yank)
+    lock = _in_a_thread(HubClient.lock)
+    sync = _in_a_thread(HubClient.sync)
+    close = _in_a_thread(HubClient.close)
 
     async def __aenter__(self) -> AsyncHubClient:
         return self

@@ -38,10 +38,10 @@ from adapterhub.client.files import (
     remove_tree,
     storage_errors,
     sync_folder,
-    unique_name,
     write_atomically,
 )
-from adapterhub.client.partials import Partial, may_be_alive, size_of
+from adapterhub.client.owners import GONE, owner_of, unique_name
+from adapterhub.client.partials import Partial, size_of
 from adapterhub.client.verification import (
     MANIFEST,
     MARKER,
@@ -257,7 +257,8 @@ class Cache:
         raise StorageError(f"{home} cannot be written.", hint="Delete it and try again.")
 
     def _noted(self, home: Path) -> dict[str, Any] | None:
-        return read_json(self._note_path(home))
+        noted = read_json(self._note_path(home))
+        return noted if isinstance(noted, dict) and isinstance(noted.get("files"), list) else None
 
     def _note_path(self, home: Path) -> Path:
         return self.root / "verified" / f"{hashlib.sha256(os.fsencode(home)).hexdigest()}.json"
@@ -374,7 +375,7 @@ class Cache:
                 gone += 1
         for folder in (self.root / "tmp", self.root / "partial"):
             for path in list(folder.iterdir()) if folder.is_dir() else ():
-                if not may_be_alive(path):
+                if owner_of(path) == GONE:
                     remove_tree(path) if path.is_dir() else discard(path)
                     gone += 1
         return gone

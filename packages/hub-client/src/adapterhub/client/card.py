@@ -10,8 +10,10 @@ from typing import Any
 from adapterhub.client.files import write_atomically
 from adapterhub.spec.reference import AdapterReference, format_reference
 
-__all__ = ["card_text", "write_card"]
+__all__ = ["CARD", "card_text", "write_card"]
 
+#: name of the card's file
+CARD = "README.md"
 _TRAINING_FIELDS = (
     ("task", "Task"),
     ("dataset", "Data"),
@@ -25,8 +27,8 @@ _TRAINING_FIELDS = (
 
 
 def write_card(folder: Path, reference: AdapterReference, metadata: Mapping[str, Any]) -> bool:
-    """Write `README.md` unless the folder has one. True if it was written."""
-    card = folder / "README.md"
+    """Write the card unless the folder has one. True if it was written."""
+    card = folder / CARD
     if not folder.is_dir() or card.exists():
         return False
     config = _read(folder / "adapter_config.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,12 +14,13 @@ from adapterhub.client.settings import DEFAULT_HUB, HUGGING_FACE, Hub, NoHubErro
 from adapterhub.spec.errors import (
     AdapterHubError,
     AdapterNotFoundError,
+    AmbiguousAdapterError,
     HubConnectionError,
     IntegrityError,
     OfflineError,
 )
 from adapterhub.spec.lookup import PartlyListedError
-from adapterhub.spec.reference import parse_reference
+from adapterhub.spec.reference import AdapterReference, parse_reference
 from adapterhub.spec.resolution import Resolution
 
 if TYPE_CHECKING:
@@ -94,7 +96,6 @@ class HubClient(Locking):
         source: str | None,
         aliases: Mapping[str, str] | None = None,
     ) -> tuple[Resolution, Hub]:
-        parsed = parse_reference(reference)
         context = {
             "model_name": model_name,
             "config": config_as_json(config),
@@ -105,6 +106,20 @@ class HubClient(Locking):
         locked = self._from_lock(reference, context)
         if locked is not None:
             return locked
+        return self._look_up(reference, model_name, config, version, type, source, aliases)
+
+    def _look_up(
+        self,
+        reference: str,
+        model_name: str | None,
+        config: Any,
+        version: str | None,
+        type: str | None,
+        source: str | None,
+        aliases: Mapping[str, str] | None = None,
+    ) -> tuple[Resolution, Hub]:
+        """As `_resolve`, whatever is locked."""
+        parsed = parse_reference(reference)
         hub = self.hub_of(parsed, source)
         if parsed.name is None and model_name is None:
             from adapterhub.spec.errors import InvalidReferenceError
@@ -115,7 +130,7 @@ class HubClient(Locking):
             )
         asked = {"model_name": model_name, "config": config, "version": version, "type": type}
         try:
-            return self._finder(hub).find(parsed, asked, aliases), hub
+            found = self._find(hub, parsed, asked, aliases)
         except PartlyListedError as error:
 
             def candidates() -> list[Any]:
@@ -123,6 +138,18 @@ class HubClient(Locking):
                     return again._finder(hub).candidates(parsed, asked, aliases)
 
             raise ListedLaterError(error, candidates) from None
+        named = found.hub or self.settings.name_needed(hub, found.namespace)
+        return dataclasses.replace(found, hub=named), hub
+
+    def _find(
+        self, hub: Hub, parsed: AdapterReference, asked: Mapping[str, Any], aliases: Mapping[str, str] | None
+    ) -> Resolution:
+        try:
+            return self._finder(hub).find(parsed, asked, aliases)
+        except (AdapterNotFoundError, AmbiguousAdapterError) as error:
+            if error.hint and self.settings.name_needed(hub, parsed.namespace or ""):
+                error.hint += f" Keep {hub.name}:: before it."  # what is copied without it would be asked elsewhere
+            raise
 
     def list_adapters(
         self,
@@ -180,15 +207,19 @@ class HubClient(Locking):
 
         if name == HUGGING_FACE:
             return list(islice(self._hugging_face().adapters(filters), limit))
-        source = self.source(self.settings.hub(name))
+        hub = self.settings.hub(name)
+        source = self.source(hub)
         if self.settings.offline and not source.offline_capable:
             raise OfflineError(
                 "Offline mode is on; lists of adapters are not cached.", hint="Unset ADAPTERHUB_OFFLINE."
             )
         from adapterhub.client.info import AdapterInfo
 
-        items = source.adapters({**filters, "limit": limit})
-        return list(islice((AdapterInfo.from_json(item) for item in items), limit))
+        found = (AdapterInfo.from_json(item) for item in source.adapters({**filters, "limit": limit}))
+        return [
+            dataclasses.replace(info, hub=self.settings.name_needed(hub, info.namespace or ""))
+            for info in islice(found, limit)
+        ]
 
     def get_adapter_info(
         self,
@@ -208,7 +239,7 @@ class HubClient(Locking):
         from adapterhub.client.info import AdapterInfo
 
         more = self._live_details(found, hub)
-        return AdapterInfo.from_entry(found.entry, **more)
+        return AdapterInfo.from_entry(found.entry, hub=found.hub, **more)
 
     def _live_details(self, found: Resolution, hub: Hub) -> dict[str, Any]:
         """Downloads and description, which no index line has; nothing where the hub does not answer at once."""
@@ -362,7 +393,7 @@ class HubClient(Locking):
             metadata=metadata,
         )
         if not dry_run:
-            self._index(hub).forget(result.index_paths())
+            self._index(hub).forget()
         return result
 
     def yank(
@@ -385,8 +416,5 @@ class HubClient(Locking):
         parsed = parse_reference(reference)
         hub = self.hub_of(parsed, source)
         answer = yank_version(self.transport(hub), parsed, version=version, reason=reason, undo=undo)
-        index = self._index(hub)
-        from adapterhub.spec.index import namespace_path
-
-        index.forget([namespace_path(parsed.namespace or "", parsed.name or "")])
+        self._index(hub).forget()
         return answer

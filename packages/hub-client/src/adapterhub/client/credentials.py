@@ -14,8 +14,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from adapterhub.client.files import write_atomically
-from adapterhub.client.settings import Hub, Settings, flag, is_loopback, origin_of
+from adapterhub.client.files import storage_errors, write_atomically
+from adapterhub.client.settings import OTHER_HOME, Hub, Settings, flag, is_loopback, origin_of
 from adapterhub.spec.errors import AdapterHubError, AuthenticationError
 
 __all__ = ["check_token", "forget_token", "redact", "remember_token", "token_for"]
@@ -133,6 +133,7 @@ def _read(home: Path) -> dict[str, Any]:
 
 
 def _write(home: Path, kept: dict[str, Any]) -> None:
-    if not home.is_dir():
+    data = (json.dumps(kept, indent=2, sort_keys=True) + "\n").encode()
+    with storage_errors(home, OTHER_HOME):
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_atomically(_path(home), (json.dumps(kept, indent=2, sort_keys=True) + "\n").encode(), mode=0o600)
+        write_atomically(_path(home), data, mode=0o600, otherwise=OTHER_HOME)

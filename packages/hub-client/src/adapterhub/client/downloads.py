@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.client.cache import Cache
-from adapterhub.client.files import replace, storage_errors, unique_name
+from adapterhub.client.files import replace, storage_errors
+from adapterhub.client.owners import unique_name
 from adapterhub.client.staging import Staging
 from adapterhub.client.verification import FileOf, hex_of, inside
 from adapterhub.spec.errors import AdapterNotFoundError, IntegrityError, OfflineError, PolicyError
@@ -69,7 +70,12 @@ def fetch(
         if expect is not None and expect != hex_of(digest):
             _check_pin(cache, digest, expect)
         return found
-    return _fetch(entry, digest, source, cache, hub, offline, expect, show, report)
+    for _ in range(_PATIENCE):
+        try:
+            return _fetch(entry, digest, source, cache, hub, offline, expect, show, report)
+        except FileNotFoundError:  # somebody emptied the cache at this very moment
+            continue
+    raise _not_kept(f"{entry.adapter}:{entry.version}", cache)
 
 
 def _fetch(
@@ -206,10 +212,7 @@ def _download_all(
             if staging.take(file, fresh=mine) is not None:
                 return
             advance(-file.size)  # removed, or gone bad, between here and there
-        raise IntegrityError(
-            f"{file.path} of {entry.adapter} does not stay in the cache ({cache.root}).",
-            hint="Is something else emptying it? Try again.",
-        )
+        raise _not_kept(f"{file.path} of {entry.adapter}", cache)
 
     with transfer_display(entry.adapter, total, enabled=show, report=report) as advance:
 
@@ -235,6 +238,12 @@ def _download_all(
                 for job in jobs:
                     job.cancel()
                 raise
+
+
+def _not_kept(what: str, cache: Cache) -> IntegrityError:
+    return IntegrityError(
+        f"{what} does not stay in the cache ({cache.root}).", hint="Is something else emptying it? Try again."
+    )
 
 
 def _download(file: FileOf, source: Source, cache: Cache, advance: Callable[[int], None]) -> bool:
@@ -269,7 +278,7 @@ def copy_folder(folder: Path, target: Path) -> Path:
     """Copy a verified folder; each file appears whole or not at all."""
     import shutil
 
-    with storage_errors(target if target.is_dir() else target.absolute().parent):
+    with storage_errors(target if target.is_dir() else target.absolute().parent, "Give another folder."):
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             to = target / file.relative_to(folder)
             to.parent.mkdir(parents=True, exist_ok=True)

@@ -9,32 +9,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from adapterhub.client.owners import unique_name
 from adapterhub.spec.errors import StorageError
 
-__all__ = ["discard", "remove_tree", "replace", "storage_errors", "sync_folder", "unique_name", "write_atomically"]
+__all__ = ["discard", "remove_tree", "replace", "storage_errors", "sync_folder", "write_atomically"]
 
+#: what to do if the cache cannot be written
+OTHER_CACHE = "Set ADAPTERHUB_CACHE to a folder of your own; this one can stay as ADAPTERHUB_SHARED_CACHE."
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
 
-def unique_name() -> str:
-    """A name no other process, thread or machine picks: process id and 64 random bits."""
-    return f"{os.getpid()}-{os.urandom(8).hex()}"
-
-
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
+def write_atomically(
+    path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True, otherwise: str = OTHER_CACHE
+) -> None:
     """Give `path` the content `data`, or leave it as it was.
 
     Args:
         path: its folder exists.
         mode: permission bits, set before the first byte is written.
         durable: wait until the disk has it.
+        otherwise: what to do if it cannot be written.
 
     Raises:
         StorageError: the disk is full or cannot be written.
     """
     temporary = path.with_name(f".{path.name[:80]}.{unique_name()}.tmp")
-    with storage_errors(path):
+    with storage_errors(path, otherwise):
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             handle = os.open(temporary, flags, mode)
@@ -104,8 +105,9 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a full or unwritable disk into a `StorageError` that says which folder and what to do."""
+def storage_errors(path: Path, otherwise: str = OTHER_CACHE) -> Iterator[None]:
+    """Turn a full or unwritable disk into a `StorageError` that says which folder and what to do: `otherwise`, if it cannot
+    be written."""
     try:
         yield
     except OSError as error:
@@ -119,8 +121,5 @@ def storage_errors(path: Path) -> Iterator[None]:
                 "Nothing half-written was kept.",
             ) from error
         if error.errno in _READ_ONLY:
-            raise StorageError(
-                f"{folder} cannot be written: {error.strerror}.",
-                hint="Set ADAPTERHUB_CACHE to a folder of your own; this one can stay as ADAPTERHUB_SHARED_CACHE.",
-            ) from error
+            raise StorageError(f"{folder} cannot be written: {error.strerror}.", hint=otherwise) from error
         raise

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.client.settings import Hub, Settings, fold_name
+from adapterhub.client.settings import Hub, Settings
 from adapterhub.spec.errors import (
     AdapterHubError,
     AdapterNotFoundError,
@@ -15,7 +15,6 @@ from adapterhub.spec.errors import (
     IntegrityError,
     InvalidManifestError,
     ModelMismatchError,
-    PolicyError,
     VersionNotFoundError,
     error_from_problem,
 )
@@ -160,15 +159,8 @@ class Finder:
         return [{"id": found.full_id, "adapter": found.adapter}]
 
     def _refuse_pinned_elsewhere(self, adapters: Iterable[str]) -> None:
-        pins, hub = self.settings.pins, self.hub
-        for adapter in adapters if pins else ():
-            namespace = adapter[1:].partition("/")[0]
-            pinned = pins.get(fold_name(namespace))
-            if pinned is not None and self.settings.hub(pinned).url != hub.url:
-                raise PolicyError(
-                    f"The hub {hub.name!r} offers {adapter}, but @{namespace} is pinned to {pinned!r}.",
-                    hint=f"Ask for it as {pinned}::{adapter}, or name another publisher.",
-                )
+        for adapter in adapters if self.settings.pins else ():
+            self.settings.check_pin(adapter[1:].partition("/")[0], self.hub)
 
     def _explain(
         self,

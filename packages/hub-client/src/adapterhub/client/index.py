@@ -107,6 +107,7 @@ class IndexFiles:
         self.cache, self.hub, self.source, self.offline, self.clock = cache, hub, source, offline, clock
         key = hashlib.sha256(f"{hub.url} {reader}".strip().encode()).hexdigest()[:16]
         self._folder = f"{re.sub('[^a-z0-9.-]', '-', hub.name)}-{key}"
+        self._outdated = cache.root / "index" / self._folder / "outdated"
         self._hub_id: str | None = None
         self._warned = False
         self._down = False
@@ -153,7 +154,8 @@ class IndexFiles:
         copy = self._load(path)
         if copy is not None:
             age = self.clock() - copy.fetched_at
-            fresh = 0 <= age < copy.max_age  # a clock set back makes every copy old
+            # a clock set back makes every copy old
+            fresh = 0 <= age < copy.max_age and copy.fetched_at > self._outdated_at()
             if self.offline or accept_stale or (fresh and not refresh):
                 if unasked is not None:
                     unasked.add(path)
@@ -172,6 +174,7 @@ class IndexFiles:
                 raise
             self._warn(error)
             return copy.body
+        self._down = False
         self._refuse_another_hub(answer.hub_id)
         if answer.state == "unchanged" and copy is not None:
             answer = answer._replace(
@@ -198,20 +201,27 @@ class IndexFiles:
             return answer
         raise AssertionError("not reached")
 
-    def forget(self, paths: Iterable[str]) -> None:
-        """Make copies count as old, after something was published: the next look asks the hub."""
-        for path in paths:
-            copy = self._load(path, own=True)
-            if copy is not None:
-                self._save(path, copy._replace(max_age=0))
+    def forget(self) -> None:
+        """Make every copy count as old, after something was published or withdrawn: the next look asks the hub."""
+        try:
+            self.cache.make_folder(self._outdated.parent)
+            write_atomically(self._outdated, repr(self.clock()).encode(), durable=False)
+        except (StorageError, OSError):
+            pass  # copies that could not be noted as old would not have been kept either
+
+    def _outdated_at(self) -> float:
+        try:
+            return float(self._outdated.read_bytes())
+        except (OSError, ValueError):
+            return 0.0
 
     # -- the copies ---------------------------------------------------------------------------------------------------
 
     def _path(self, path: str, root: Path) -> Path:
         return root / "index" / self._folder / path.removeprefix("/index/")
 
-    def _load(self, path: str, *, own: bool = False) -> _Copy | None:
-        for root in (self.cache.root, *(() if own else self.cache.shared)):
+    def _load(self, path: str) -> _Copy | None:
+        for root in (self.cache.root, *self.cache.shared):
             try:
                 data = self._path(path, root).read_bytes()
                 head, _, body = data.partition(b"\n")
@@ -225,7 +235,7 @@ class IndexFiles:
                     max_age=int(about["max_age"]),
                     serial=about.get("serial"),
                 )
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 continue
         return None
 
@@ -269,7 +279,7 @@ class IndexFiles:
         place = self.cache.root / "index" / f"hub-{hashlib.sha256(self.hub.url.encode()).hexdigest()[:16]}.json"
         try:
             known = json.loads(place.read_bytes())["hub_id"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             try:
                 self.cache.make_folder(place.parent)
                 write_atomically(place, json.dumps({"hub_id": hub_id}).encode(), durable=False)

@@ -18,7 +18,7 @@ class AdapterInfo:
 
     Attributes:
         source: `ah` (a hub of our kind) or `hf`.
-        adapter_id: `@namespace/name`; the repository on `hf`. `load_adapter` takes it.
+        adapter_id: `@namespace/name`; the repository on `hf`. `load_adapter` takes it (after `hub::`, if `hub` is given).
         model_name: the base model.
         task, subtask: its path.
         username: the publisher; the same as `namespace`.
@@ -38,6 +38,7 @@ class AdapterInfo:
         yanked: withdrawn; only reached by its version.
         status: `available` or `unavailable`.
         description: a few sentences.
+        hub: name of the hub it is on, if a reference that does not name it would go to another.
     """
 
     source: str
@@ -64,13 +65,15 @@ class AdapterInfo:
     yanked: bool = False
     status: str = "available"
     description: str = field(default="", repr=False)
+    hub: str | None = None
 
     @property
     def reference(self) -> str:
-        """A reference that finds it: `task/subtask@namespace`, or `adapter_id`."""
+        """A reference that finds it: `task/subtask@namespace` or `adapter_id`, after `hub::` where that is needed."""
+        hub = f"{self.hub}::" if self.hub else ""
         if self.source == "hf" or not (self.task and self.subtask and self.namespace):
-            return self.adapter_id
-        return f"{self.task}/{self.subtask}@{self.namespace}"
+            return f"{hub}{self.adapter_id}"
+        return f"{hub}{self.task}/{self.subtask}@{self.namespace}"
 
     def to_json(self) -> dict[str, Any]:
         """Every field, JSON types."""
@@ -112,7 +115,12 @@ class AdapterInfo:
         values: dict[str, Any] = {"source": source}
         for name, kinds in _KINDS.items():
             value = item.get(name)
-            if name != "source" and value is not None and isinstance(value, kinds) and not _odd_bool(value, kinds):
+            if (
+                name not in ("source", "hub")
+                and value is not None
+                and isinstance(value, kinds)
+                and not _odd_bool(value, kinds)
+            ):
                 values[name] = value
         languages = item.get("languages")
         if "language" not in values and isinstance(languages, (list, tuple)) and languages:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adapterhub.client.files import write_atomically
+from adapterhub.client.files import storage_errors, write_atomically
 from adapterhub.spec.errors import AdapterHubError, PolicyError
 
 __all__ = ["LOCKFILE", "Locked", "Lockfile", "context_key"]
@@ -117,8 +117,11 @@ class Lockfile:
             }
             adapters.setdefault(item.reference, []).append(record)
         document = {"version": _VERSION, "adapters": adapters}
-        self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path.absolute(), (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
+        data = (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
+        path, otherwise = self.path.absolute(), "Give another place for the lock file with --lockfile."
+        with storage_errors(path, otherwise):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data, otherwise=otherwise)
 
     def _read(self) -> list[Locked]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.client.connected import Connected
 from adapterhub.client.finding import config_as_json
-from adapterhub.client.settings import Hub
+from adapterhub.client.settings import Hub, normal_url
 from adapterhub.spec.errors import AdapterNotFoundError
 from adapterhub.spec.index import IndexEntry
 from adapterhub.spec.reference import parse_reference
 from adapterhub.spec.resolution import Resolution
 
 if TYPE_CHECKING:
-    from adapterhub.client.lockfile import Lockfile
+    from adapterhub.client.lockfile import Locked, Lockfile
 
 __all__ = ["Locking"]
 
@@ -52,9 +53,9 @@ class Locking(Connected):
         Returns:
             The lock file as written.
         """
-        from adapterhub.client.lockfile import LOCKFILE, Locked, Lockfile
+        from adapterhub.client.lockfile import Locked
 
-        file = Lockfile(Path(path)) if path is not None else (self.lockfile or Lockfile(LOCKFILE))
+        file = self._lockfile_at(path)
         jobs: list[tuple[str, dict[str, Any]]] = [
             (
                 reference,
@@ -62,14 +63,10 @@ class Locking(Connected):
             )
             for reference in references
         ] or [(item.reference, _from_context(item.context)) for item in file.items()]
-        kept, self._lockfile, locked, self.locked = self._lockfile, None, self.locked, False
-        try:
-            client: Any = self
-            results: list[tuple[str, dict[str, Any], Resolution, Hub]] = [
-                (reference, asked, *client._resolve(reference, **asked)) for reference, asked in jobs
-            ]
-        finally:
-            self._lockfile, self.locked = kept, locked
+        client: Any = self
+        results: list[tuple[str, dict[str, Any], Resolution, Hub]] = [
+            (reference, asked, *client._look_up(reference, **asked)) for reference, asked in jobs
+        ]
         for reference, asked, found, hub in results:
             if found.digest is None:
                 raise AdapterNotFoundError(
@@ -95,41 +92,54 @@ class Locking(Connected):
         return file
 
     def sync(self, path: str | os.PathLike[str] | None = None, *, progress: bool | None = None) -> dict[str, Path]:
-        """Download everything the lock file lists. Returns reference → folder."""
+        """Download everything the lock file lists.
+
+        Returns:
+            Reference → folder. A reference that is locked for several models or configs has them in brackets behind it.
+        """
+        from collections import Counter
         from concurrent.futures import ThreadPoolExecutor
 
-        from adapterhub.client.lockfile import LOCKFILE, Locked, Lockfile
-
-        file = Lockfile(Path(path)) if path is not None else (self.lockfile or Lockfile(LOCKFILE))
         client: Any = self
-        kept, self._lockfile = self._lockfile, file
-        try:
-            items = file.items()
-            with ThreadPoolExecutor(4) as pool:
+        items = self._lockfile_at(path).items()
+        often = Counter(item.reference for item in items)
 
-                def one(item: Locked) -> Path:
-                    folder: Path = client.download(item.reference, **_from_context(item.context), progress=progress)
-                    return folder
+        def one(item: Locked) -> tuple[str, Path]:
+            name = f"{item.reference} ({_told(item.context)})" if often[item.reference] > 1 else item.reference
+            return name, client._fetch(*self._unlocked(item), progress)
 
-                return dict(zip((item.reference for item in items), pool.map(one, items), strict=True))
-        finally:
-            self._lockfile = kept
+        with ThreadPoolExecutor(4) as pool:
+            return dict(pool.map(one, items))
+
+    def _lockfile_at(self, path: str | os.PathLike[str] | None) -> Lockfile:
+        """The lock file at `path`, else the client's, else the one in the working directory."""
+        from adapterhub.client.lockfile import LOCKFILE, Lockfile
+
+        known = self.lockfile if path is None else None
+        return Lockfile(Path(path or LOCKFILE)) if known is None else known
 
     def _from_lock(self, reference: str, context: Mapping[str, Any]) -> tuple[Resolution, Hub] | None:
         file = self.lockfile if (self.locked or self._lockfile is not None) else None
         if file is None:
             return None
         item = file.require(reference, context) if self.locked else file.get(reference, context)
-        if item is None:
-            return None
+        return None if item is None else self._unlocked(item)
+
+    def _unlocked(self, item: Locked) -> tuple[Resolution, Hub]:
+        """What a record of the lock file stands for. The hub is the configured one of that name, else where it was locked."""
         entry = IndexEntry.from_json({**item.entry, "digest": item.digest})
-        parsed = parse_reference(reference)
-        hub = self.settings.hubs.get(item.hub) or Hub(item.hub, item.hub_url)
-        self.settings.hub_for(item.hub if item.hub in self.settings.hubs else None, entry.namespace)
+        parsed = parse_reference(item.reference)
+        hub = self.settings.hubs.get(item.hub) or Hub(item.hub, normal_url(item.hub_url))
+        self.settings.check_pin(entry.namespace, hub)
         sha256 = parsed.digest.partition(":")[2] if parsed.digest else None
-        return Resolution(entry, item.tier, item.decided_by, hub=parsed.hub, sha256=sha256), hub
+        named = parsed.hub or self.settings.name_needed(hub, entry.namespace)
+        return Resolution(entry, item.tier, item.decided_by, hub=named, sha256=sha256), hub
 
 
 def _from_context(context: Mapping[str, Any]) -> dict[str, Any]:
     asked = {key: context.get(key) for key in ("model_name", "config", "type", "source")}
     return {**asked, "version": context.get("version_asked")}
+
+
+def _told(context: Mapping[str, Any]) -> str:
+    return ", ".join(value if isinstance(value, str) else json.dumps(value) for value in context.values())

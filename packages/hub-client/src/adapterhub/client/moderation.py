@@ -12,6 +12,8 @@ from adapterhub.client.transport import Transport
 from adapterhub.spec.errors import IntegrityError, InvalidReferenceError, StorageError, VersionNotFoundError
 from adapterhub.spec.reference import AdapterReference
 
+_ELSEWHERE = "Give a new folder with --to."
+
 __all__ = ["decide", "fetch_submission", "report", "submissions"]
 
 
@@ -47,14 +49,14 @@ def fetch_submission(transport: Transport, reference: AdapterReference, folder: 
     _check(body, digest, "the manifest")
     manifest = Manifest.from_bytes(body)
     if folder.exists():
-        raise StorageError(f"{folder} exists already.", hint="Give a new folder with --to.")
+        raise StorageError(f"{folder} exists already.", hint=_ELSEWHERE)
     for record in manifest.files:
         data = transport.request("GET", f"/v1/blobs/{record.digest}", cap=record.size).body
         _check(data, record.digest, record.path)
         path = folder / PurePosixPath(record.path)  # the manifest's schema allows no path out of the folder
-        with storage_errors(path):
+        with storage_errors(path, _ELSEWHERE):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, data)
+            write_atomically(path, data, otherwise=_ELSEWHERE)
     return manifest.to_json()
 
 

@@ -6,18 +6,18 @@ import hashlib
 import os
 import queue
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterhub.client.files import discard, replace, storage_errors, unique_name
+from adapterhub.client.files import discard, replace, storage_errors
+from adapterhub.client.owners import ALIVE, GONE, owner_of, unique_name, unowned_name
 from adapterhub.client.verification import hex_of
 from adapterhub.spec.errors import IntegrityError, StorageError
 
 if TYPE_CHECKING:
     from adapterhub.client.cache import Cache
 
-__all__ = ["CHUNK", "Partial", "may_be_alive", "size_of"]
+__all__ = ["CHUNK", "Partial", "size_of"]
 
 #: bytes read, hashed and written at a time
 CHUNK = 1024 * 1024
@@ -27,8 +27,6 @@ _SYNC_EVERY = 16 * 1024 * 1024
 _HASH_BESIDE = 4 * 1024 * 1024
 #: batches of about CHUNK bytes that may wait to be hashed
 _WAITING = 8
-#: seconds after which a partial file or temporary folder without a living owner is rubbish
-_ABANDONED = 24 * 3600.0
 
 
 class Partial:
@@ -63,19 +61,19 @@ class Partial:
     def _adopt(self) -> None:
         """Begin with the longest prefix an interrupted download left: copied (its writer may not be dead after all) and
         hashed on the way."""
-        left = [path for path in self.cache.partials_of(self.digest) if path != self.path and not may_be_alive(path)]
+        left = {path: owner_of(path) for path in self.cache.partials_of(self.digest) if path != self.path}
         for path in sorted(left, key=size_of, reverse=True):
-            if not 0 < size_of(path) <= self.size:
-                discard(path)
+            if left[path] == ALIVE:
                 continue
-            if self.offset == 0:
+            if self.offset == 0 and 0 < size_of(path) <= self.size:
                 try:
                     with path.open("rb") as old:
                         while self.offset < self.size and (piece := old.read(min(CHUNK, self.size - self.offset))):
                             self.append(piece)
                 except OSError:
                     self.restart()
-            discard(path)
+            if left[path] == GONE:
+                discard(path)
 
     def append(self, piece: bytes) -> None:
         """Write and hash the next bytes. They are hashed by a thread of their own where it pays, so that the connection is not
@@ -183,9 +181,9 @@ class Partial:
         if self.offset == 0 or isinstance(error, (StorageError, IntegrityError)):
             discard(self.path)  # give the space of a full disk back; keep nothing that is known to be wrong
         else:
-            abandoned = self.path.with_name(f"{hex_of(self.digest)}.0-{os.urandom(8).hex()}.part")
+            abandoned = self.path.with_name(f"{hex_of(self.digest)}.{unowned_name()}.part")
             try:
-                os.rename(self.path, abandoned)  # process 0: free to be taken up, also by this process
+                os.rename(self.path, abandoned)  # free to be taken up, also by this process
             except OSError:
                 pass
 
@@ -195,34 +193,3 @@ def size_of(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def may_be_alive(path: Path) -> bool:
-    """Whether the process whose number is in the name may still be at work on `path`."""
-    stem = path.name.removesuffix(".part").rpartition(".")[2]
-    number = stem.partition("-")[0]
-    if not number.isdigit() or int(number) == 0:
-        return False
-    try:
-        age = time.time() - path.stat().st_mtime
-    except OSError:
-        return False
-    if age > _ABANDONED:
-        return False
-    if int(number) == os.getpid():
-        return True
-    if os.name == "nt":  # there, signal 0 is no question but Ctrl-C
-        return age < 600.0
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return _foreign() and age < 600.0
-    except OSError:
-        return True
-    return True
-
-
-def _foreign() -> bool:
-    """Whether process numbers in the cache may belong to another machine. Set `ADAPTERHUB_CACHE_SHARED=1` for a cache
-    several machines write to; then a partial file is left alone while it is young."""
-    return os.environ.get("ADAPTERHUB_CACHE_SHARED", "") not in ("", "0")

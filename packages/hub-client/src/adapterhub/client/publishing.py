@@ -27,7 +27,6 @@ from adapterhub.spec.errors import (
     StorageError,
     ValidationFailedError,
 )
-from adapterhub.spec.index import all_path, bucket_path, model_path, namespace_path, page_path, word_path
 from adapterhub.spec.reference import AdapterReference, format_reference
 
 if TYPE_CHECKING:
@@ -86,27 +85,6 @@ class PublishResult:
             "warnings": [dict(item) for item in self.warnings],
             "manifest": dict(self.manifest),
         }
-
-    def index_paths(self) -> list[str]:
-        """The index files this version stands in."""
-        manifest = self.manifest
-        model, task, subtask = manifest["base_model"]["name"], manifest["task"] or "", manifest["subtask"] or ""
-        from adapterhub.spec.index_files import Spellings
-        from adapterhub.spec.resolution import load_aliases
-
-        spellings = Spellings(load_aliases())
-        split = [
-            bucket_path(model, task, subtask),
-            *(word_path(model, word) for word in sorted(spellings.words(task, subtask))),
-            *(bucket_path(model, *path.split("/")) for path in sorted(spellings.paths(task, subtask))),
-        ]
-        return [
-            namespace_path(manifest["namespace"], manifest["name"]),
-            all_path(model, task, subtask),
-            model_path(model),
-            *split,
-            *(page_path(path, manifest["namespace"]) for path in split),
-        ]
 
 
 def prepare(
@@ -180,11 +158,16 @@ def publish_folder(
     metadata: Mapping[str, Any],
 ) -> PublishResult:
     """See `HubClient.publish`."""
-    from adapterhub.client.card import write_card
+    from adapterhub.client.card import CARD, write_card
 
-    if not dry_run:
-        write_card(folder, reference, metadata)
-    manifest, warnings = prepare(folder, reference, version=version, name=name, metadata=metadata)
+    carded = write_card(folder, reference, metadata)
+    published = False
+    try:
+        manifest, warnings = prepare(folder, reference, version=version, name=name, metadata=metadata)
+        published = not dry_run
+    finally:
+        if carded and not published:  # looking leaves the folder as it was
+            discard(folder / CARD)
     if not hub.url.startswith("https://") and not is_loopback(hub.url):
         transport.token(hub.origin)  # says why, before anything is read
     records = {record.digest: record for record in manifest.files}

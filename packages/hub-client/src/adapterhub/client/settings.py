@@ -31,6 +31,9 @@ DEFAULT_HUB = "ah"
 #: names that never name a configured hub of our own kind
 HUGGING_FACE = "hf"
 
+#: what to do if the folder of the settings cannot be written
+OTHER_HOME = "Set ADAPTERHUB_HOME to a folder of your own."
+
 _TRUE = {"1", "on", "yes", "true"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z", re.ASCII)
 _URL = re.compile(r"(https?)://([^/?#\s]+)(/[^?#\s]*)?\Z", re.ASCII | re.IGNORECASE)
@@ -101,13 +104,32 @@ class Settings(NamedTuple):
         Raises:
             PolicyError: the reference names another hub than the one its namespace is pinned to.
         """
-        pinned = self.pins.get(fold_name(namespace)) if namespace else None
-        if hub and pinned and hub.lower() != pinned:
+        if hub is None:
+            return self.hub(self.pins.get(fold_name(namespace)) if namespace else None)
+        found = self.hub(hub)
+        if namespace:
+            self.check_pin(namespace, found)
+        return found
+
+    def check_pin(self, namespace: str, hub: Hub) -> None:
+        """Refuse to take `namespace` from `hub` if it is pinned to another one.
+
+        Raises:
+            PolicyError: it is.
+        """
+        pinned = self.pins.get(fold_name(namespace))
+        if pinned is not None and self.hub(pinned).url != hub.url:
             raise PolicyError(
-                f"The namespace @{namespace} is pinned to the hub {pinned!r}, so it is not taken from {hub.lower()!r}.",
-                hint=f"Drop '{hub}::' from the reference, or run: adapterhub hubs unpin {namespace}",
+                f"The namespace @{namespace} is pinned to the hub {pinned!r}, so it is not taken from {hub.name!r}.",
+                hint=f"Ask for it as {pinned}::…, name another publisher, or run: adapterhub hubs unpin {namespace}",
             )
-        return self.hub(hub or pinned)
+
+    def name_needed(self, hub: Hub, namespace: str) -> str | None:
+        """The name of `hub` if a reference to `namespace` that does not name it would go elsewhere; None if it is not needed."""
+        try:
+            return None if self.hub_for(None, namespace).url == hub.url else hub.name
+        except NoHubError:
+            return hub.name
 
 
 class NoHubError(AdapterHubError, LookupError):
@@ -148,17 +170,17 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     cache = env.get("ADAPTERHUB_CACHE", "").strip()
     base = env.get("XDG_CACHE_HOME", "").strip()
     if cache:
-        cache_dir = Path(cache).expanduser()
+        cache_dir = _folder(cache)
     elif env.get("ADAPTERHUB_HOME", "").strip():
         cache_dir = home / "cache"
     else:
-        cache_dir = (Path(base).expanduser() if base else Path.home() / ".cache") / "adapterhub"
+        cache_dir = _folder(base or "~/.cache") / "adapterhub"
     shared = [part for part in env.get("ADAPTERHUB_SHARED_CACHE", "").split(os.pathsep) if part.strip()]
     shared += [str(part) for part in config.get("shared_caches") or ()]
     return Settings(
         home=home,
-        cache_dir=cache_dir.absolute(),
-        shared_caches=tuple(Path(part).expanduser().absolute() for part in shared),
+        cache_dir=cache_dir,
+        shared_caches=tuple(_folder(part) for part in shared),
         default_hub=default,
         hubs=hubs,
         pins=pins,
@@ -176,8 +198,17 @@ def flag(env: Mapping[str, str], name: str) -> bool:
 
 def home_folder(env: Mapping[str, str]) -> Path:
     """The folder of `config.json` and the login file."""
-    text = env.get("ADAPTERHUB_HOME", "").strip()
-    return Path(text).expanduser().absolute() if text else Path.home() / ".adapterhub"
+    return _folder(env.get("ADAPTERHUB_HOME", "").strip() or "~/.adapterhub")
+
+
+def _folder(text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise AdapterHubError(
+            f"{text} is nowhere: this user has no home folder.",
+            hint="Set ADAPTERHUB_HOME to a folder for settings and cache.",
+        ) from error
 
 
 def normal_url(text: str) -> str:
@@ -192,7 +223,7 @@ def normal_url(text: str) -> str:
     if "://" not in text:
         if not text:
             raise NoHubError("The address of the hub is empty.", hint="Give https://… or the path of a folder.")
-        return str(Path(text).expanduser().absolute())
+        return str(_folder(text))
     found = _URL.match(text)
     if found is None or "@" in found[2]:
         raise NoHubError(
@@ -240,10 +271,12 @@ def read_config(home: Path) -> dict[str, Any]:
 
 def write_config(home: Path, config: Mapping[str, Any]) -> None:
     """Replace `config.json` atomically."""
-    from adapterhub.client.files import write_atomically
+    from adapterhub.client.files import storage_errors, write_atomically
 
-    home.mkdir(parents=True, exist_ok=True)
-    write_atomically(home / "config.json", (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+    data = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+    with storage_errors(home, OTHER_HOME):
+        home.mkdir(parents=True, exist_ok=True)
+        write_atomically(home / "config.json", data, otherwise=OTHER_HOME)
 
 
 def check_hub_name(name: str) -> str:

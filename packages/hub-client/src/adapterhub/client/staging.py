@@ -7,7 +7,8 @@ import json
 import threading
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.client.files import discard, remove_tree, storage_errors, unique_name, write_atomically
+from adapterhub.client.files import discard, remove_tree, storage_errors, write_atomically
+from adapterhub.client.owners import unique_name
 from adapterhub.client.verification import (
     MANIFEST,
     MARKER,

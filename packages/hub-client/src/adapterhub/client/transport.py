@@ -4,6 +4,7 @@ Rules, all tested against a server that misbehaves:
 
 * A token goes only to the origin it belongs to, never along a redirect elsewhere, never over plain http except to this
   machine. A redirect from https to http is refused.
+* This machine is never asked through a proxy, and cookies are not kept.
 * 408, 429, 500, 502, 503, 504, broken connections and time-outs are tried again, up to five times in all, with
   exponential back-off and full jitter; `Retry-After` is obeyed up to a minute.
 * Every answer has a cap in bytes, checked against Content-Length first and while reading after; an answer that
@@ -12,24 +13,21 @@ Rules, all tested against a server that misbehaves:
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json as jsonlib
 import os
 import random
-import re
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
+from adapterhub.client.bodies import check_content_digest, decoded, inflated, too_much
 from adapterhub.client.credentials import redact
-from adapterhub.client.settings import origin_of
+from adapterhub.client.settings import is_loopback, origin_of
 from adapterhub.spec.errors import (
     AdapterHubError,
     AdapterNotFoundError,
@@ -49,8 +47,9 @@ __all__ = ["Answer", "Limits", "SlowTransferError", "Transport"]
 
 #: statuses worth asking again
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
-_DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]+):")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+#: bytes that compression may add to what is small or cannot be compressed
+_GZIP_MARGIN = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ class Transport:
     clock: Callable[[], float] = time.monotonic
     requests: int = 0
     received: int = 0
-    _clients: dict[bool, httpx.Client] = field(default_factory=dict)
+    _clients: dict[tuple[bool, bool], httpx.Client] = field(default_factory=dict)
     _pid: int = 0
     _lock: Any = field(default_factory=threading.Lock)
 
@@ -170,11 +169,11 @@ class Transport:
         def once() -> Answer:
             with self.exchange(method, url, params=params, content=content, headers=sent) as response:
                 told = {key.lower(): value for key, value in response.headers.items()}
-                raw = b"" if method == "HEAD" else b"".join(self.body(response, limit, raw=True))
-            body = _decoded(raw, told.get("content-encoding", ""), limit, url)
+                raw = b"" if method == "HEAD" else b"".join(self.body(response, limit))
+            body = decoded(raw, told.get("content-encoding", ""), limit, url)
             answer = Answer(response.status_code, told, body)
             if answer.status == 200 and method != "HEAD":
-                _check_content_digest(told, raw, body, url)
+                check_content_digest(told, raw, body, url)
             if answer.status < 300 or answer.status in accept:
                 return answer
             raise self.error_of(answer, url)
@@ -301,15 +300,12 @@ class Transport:
         """The full address of `path`."""
         return path if path.startswith(("http://", "https://")) else f"{self.base}{path}"
 
-    def body(self, response: httpx.Response, cap: int, *, raw: bool = False, announced: bool = True) -> Iterator[bytes]:
-        """The body in pieces, cut off beyond `cap` bytes and when it trickles.
+    def body(self, response: httpx.Response, cap: int, *, announced: bool = True) -> Iterator[bytes]:
+        """The body in pieces as they were sent, cut off beyond `cap` bytes and when it trickles.
 
         Args:
-            raw: leave any compression alone.
             announced: refuse at once what announces more than `cap` bytes.
         """
-        import httpx
-
         length = response.headers.get("content-length", "")
         if announced and length.isdigit() and int(length) > cap:
             raise IntegrityError(
@@ -320,31 +316,30 @@ class Transport:
         limits = self.limits
         taken = in_window = 0
         since = self.clock()
-        try:
-            for piece in response.iter_raw() if raw else response.iter_bytes():
-                taken += len(piece)
-                in_window += len(piece)
-                self.received += len(piece)
-                if taken > cap:
-                    raise IntegrityError(
-                        f"{self.base} sends more than the {cap:,} bytes that are due.",
-                        hint="Nothing was kept.",
+        for piece in response.iter_raw():
+            taken += len(piece)
+            in_window += len(piece)
+            self.received += len(piece)
+            if taken > cap:
+                raise too_much(self.base, cap)
+            now = self.clock()
+            if now - since >= limits.floor_window:
+                if in_window < limits.floor_rate * (now - since):
+                    raise SlowTransferError(
+                        f"{self.base} sends only {in_window / (now - since):.0f} bytes/s.",
+                        hint="Try again later; what arrived so far is kept.",
                         details={"retry": True},
                     )
-                now = self.clock()
-                if now - since >= limits.floor_window:
-                    if in_window < limits.floor_rate * (now - since):
-                        raise SlowTransferError(
-                            f"{self.base} sends only {in_window / (now - since):.0f} bytes/s.",
-                            hint="Try again later; what arrived so far is kept.",
-                            details={"retry": True},
-                        )
-                    since, in_window = now, 0
-                yield piece
-        except httpx.DecodingError as error:
-            raise HubConnectionError(
-                f"{self.base} sent a body that cannot be decompressed.", details={"retry": True}
-            ) from error
+                since, in_window = now, 0
+            yield piece
+
+    def plain_body(self, response: httpx.Response, cap: int) -> Iterator[bytes]:
+        """The body in pieces without the compression something in between may have put on it, at most `cap` bytes."""
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        if encoding in ("", "identity"):
+            return self.body(response, cap)
+        raw = self.body(response, 2 * cap + _GZIP_MARGIN, announced=False)
+        return inflated(raw, encoding, cap, str(response.url))
 
     def error_of(self, answer: Answer, url: str) -> AdapterHubError:
         """The error an answer stands for; `details["retry"]` says whether asking again may help."""
@@ -395,31 +390,43 @@ class Transport:
         return None if asked > limits.retry_after else max(asked, 0.0) + pause
 
     def _httpx(self, url: str) -> httpx.Client:
-        secure = url.lower().startswith("https://")
+        kind = (url.lower().startswith("https://"), is_loopback(url))
         with self._lock:
             if self._pid != os.getpid():  # a forked child must not share the sockets
                 self._clients, self._pid = {}, os.getpid()
-            if secure not in self._clients:
-                import httpx
-
-                from adapterhub.client.__about__ import __version__
-
-                python = f"{sys.version_info[0]}.{sys.version_info[1]}"
-                self._clients[secure] = httpx.Client(
-                    verify=True if secure else _plain_context(),
-                    timeout=httpx.Timeout(self.limits.read, connect=self.limits.connect),
-                    follow_redirects=False,
-                    http2=secure,
-                    headers={"user-agent": f"adapterhub-client/{__version__} python/{python}"},
-                    limits=httpx.Limits(max_connections=16, max_keepalive_connections=16),
-                )
-            return self._clients[secure]
+            if kind not in self._clients:
+                self._clients[kind] = _new_client(*kind, self.limits)
+            return self._clients[kind]
 
     def close(self) -> None:
         """Close the connections."""
         for client in self._clients.values() if self._pid == os.getpid() else ():
             client.close()
         self._clients = {}
+
+
+def _new_client(secure: bool, loopback: bool, limits: Limits) -> httpx.Client:
+    """Connections of one kind. This machine is never asked through a proxy: it would read the token that plain http may
+    carry here. Cookies are not kept: nobody is to be recognised by them."""
+    from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+    import httpx
+
+    from adapterhub.client.__about__ import __version__
+
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    verify = True if secure else _plain_context()
+    pool = httpx.Limits(max_connections=16, max_keepalive_connections=16)
+    return httpx.Client(
+        transport=httpx.HTTPTransport(verify=verify, http2=secure, limits=pool) if loopback else None,
+        verify=verify,
+        http2=secure,
+        limits=pool,
+        timeout=httpx.Timeout(limits.read, connect=limits.connect),
+        follow_redirects=False,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        headers={"user-agent": f"adapterhub-client/{__version__} python/{python}"},
+    )
 
 
 def _plain_context() -> Any:
@@ -431,41 +438,6 @@ def _plain_context() -> Any:
     if any(address.lower().startswith("https://") for address in getproxies().values()):
         return True
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
-
-
-def _decoded(raw: bytes, encoding: str, cap: int, url: str) -> bytes:
-    """A body without its compression, never more than `cap` bytes of it."""
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity") or not raw:
-        return raw
-    if encoding not in ("gzip", "x-gzip"):
-        raise HubConnectionError(
-            f"{redact(url)} is compressed with {encoding[:20]!r}, which was not asked for.", details={"retry": True}
-        )
-    try:
-        unpack = zlib.decompressobj(31)
-        body = unpack.decompress(raw, cap + 1)
-    except zlib.error as error:
-        raise HubConnectionError(f"{redact(url)} cannot be decompressed.", details={"retry": True}) from error
-    if len(body) > cap:
-        raise IntegrityError(
-            f"{redact(url)} decompresses to more than the {cap:,} bytes that are due.", hint="Nothing was kept."
-        )
-    if not unpack.eof:
-        raise HubConnectionError(f"{redact(url)} ended in the middle.", details={"retry": True})
-    return body
-
-
-def _check_content_digest(headers: Mapping[str, str], raw: bytes, body: bytes, url: str) -> None:
-    """Compare a body with its `Content-Digest` (RFC 9530), where there is one: a bit that falls over on the way would
-    otherwise stay, for the copy is kept and its ETag is right. A proxy that compresses without telling is put up with."""
-    found = _DIGEST.search(headers.get("content-digest", ""))
-    if found is None:
-        return
-    if all(base64.b64encode(hashlib.sha256(data).digest()).decode() != found[1] for data in (raw, body)):
-        raise IntegrityError(
-            f"{redact(url)} arrived broken.", hint="Nothing was kept. Try again.", details={"retry": True}
-        )
 
 
 def retry_after(text: str) -> float | None:

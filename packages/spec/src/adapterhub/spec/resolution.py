@@ -105,9 +105,11 @@ class Resolution:
 
     @property
     def reference(self) -> str:
-        """The pinned reference to write down: `@namespace/name:version`, with the manifest's digest where there is one."""
+        """The pinned reference to write down: `@namespace/name:version`, with the hub before it where one is named and the
+        manifest's digest after it where there is one."""
+        hub = f"{self.hub}::" if self.hub else ""
         digest = f"@{self.entry.digest}" if self.entry.digest else ""
-        return f"{self.entry.adapter}:{self.entry.version}{digest}"
+        return f"{hub}{self.entry.adapter}:{self.entry.version}{digest}"
 
     def to_json(self) -> dict[str, Any]:
         """The members of the hub's answer to `/v1/resolve`."""

@@ -10,7 +10,7 @@ import typer
 
 from adapterhub.client.cli.options import Json
 from adapterhub.client.cli.output import note, print_json, print_table, readable_bytes, readable_time
-from adapterhub.spec.errors import AdapterHubError, AdapterNotFoundError, IntegrityError
+from adapterhub.spec.errors import AdapterNotFoundError, IntegrityError
 
 if TYPE_CHECKING:
     from adapterhub.client.cache import Cache
@@ -84,7 +84,7 @@ def rm(
     cache = _cache()
     own = [info for info in cache.snapshots() if info.layer == cache.root]
     if not names and not everything and not index:
-        raise AdapterNotFoundError("Say what to remove.", hint="A name from `adapterhub cache ls`, --all, or --index.")
+        raise typer.BadParameter("say what to remove: a name from `adapterhub cache ls`, --all, or --index")
     going = list(own) if everything else []
     for name in names or ():
         fitting = [info for info in own if _fits(info.reference, info.digest, name)]
@@ -168,12 +168,12 @@ def _fits(reference: str, digest: str, name: str) -> bool:
 def _size(text: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
     if found is None or found[2] not in _SIZES:
-        raise AdapterHubError(f"{text!r} is no size.", hint="Write it as 500MB or 2GB.")
+        raise typer.BadParameter(f"{text!r} is no size; write it as 500MB or 2GB")
     return int(float(found[1]) * _SIZES[found[2]])
 
 
 def _seconds(text: str) -> float:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhdw])\s*", text.lower())
     if found is None:
-        raise AdapterHubError(f"{text!r} is no length of time.", hint="Write it as 12h, 30d or 4w.")
+        raise typer.BadParameter(f"{text!r} is no length of time; write it as 12h, 30d or 4w")
     return float(found[1]) * _TIMES[found[2]]

@@ -63,7 +63,7 @@ def search(
         ("adapter", "reference", "model", "method", "version", "downloads", "size"),
         [
             (
-                item.adapter_id,
+                f"{item.hub}::{item.adapter_id}" if item.hub else item.adapter_id,
                 item.reference,
                 item.model_name,
                 item.using or item.method,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,7 +55,7 @@ def pull(
                 version=version,
                 type=type,
                 source=source,
-                local_dir=local_dir / reference.strip("@").replace("/", "-") if local_dir and several else local_dir,
+                local_dir=local_dir / _as_folder(reference) if local_dir and several else local_dir,
             )
 
         folders = []
@@ -204,6 +205,11 @@ def sync(lockfile: LockPath = Path("adapterhub.lock"), json: Json = False) -> No
         return
     for reference, path in found.items():
         print(f"{reference}\t{path}")
+
+
+def _as_folder(reference: str) -> str:
+    """A name for a folder that every system allows."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", reference).strip("-.")
 
 
 def _metric(text: str) -> dict[str, object]:

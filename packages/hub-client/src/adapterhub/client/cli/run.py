@@ -75,7 +75,7 @@ def _fail(error: AdapterHubError, arguments: list[str]) -> int:
         except AdapterHubError as further:  # the candidates cannot be read now
             return _fail(further, arguments)
         print(json.dumps(problem, default=str), file=sys.stderr)
-        return exit_code(error)
+        return _code_of(error)
     print(f"Error: {_one_line(error.message)}", file=sys.stderr)
     for problem in getattr(error, "problems", []) if isinstance(error, ValidationFailedError) else []:
         print(f"  {_problem_line(problem)}", file=sys.stderr)
@@ -85,7 +85,13 @@ def _fail(error: AdapterHubError, arguments: list[str]) -> int:
         print(f"Did you mean: {', '.join(map(str, error.suggestions))}", file=sys.stderr)
     if error.hint:
         print(f"Hint: {_one_line(error.hint)}", file=sys.stderr)
-    return exit_code(error)
+    return _code_of(error)
+
+
+def _code_of(error: AdapterHubError) -> int:
+    from adapterhub.client.settings import NoHubError
+
+    return 2 if isinstance(error, NoHubError) else exit_code(error)
 
 
 def _print_candidates(error: AmbiguousAdapterError) -> None:

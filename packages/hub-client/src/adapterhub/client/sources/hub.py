@@ -84,12 +84,11 @@ class HubSource:
                     progress(-partial.offset)
                     partial.restart()
                 if status not in (200, 206):
-                    body = b"".join(transport.body(response, 1 << 20))
+                    body = b"".join(transport.plain_body(response, 1 << 20))
                     lowered = {key.lower(): value for key, value in response.headers.items()}
                     raise transport.error_of(Answer(status, lowered, body), url)
-                plain = not response.headers.get("content-encoding")
                 try:
-                    for piece in transport.body(response, size - partial.offset, raw=plain, announced=plain):
+                    for piece in transport.plain_body(response, size - partial.offset):
                         partial.append(piece)
                         reached = max(reached, partial.offset)
                         progress(len(piece))

@@ -58,7 +58,7 @@ class FolderSource:
             try:
                 told = json.loads((self.folder / "index" / "config.json").read_bytes()).get("hub_id")
                 self._hub_id = told if isinstance(told, str) else ""
-            except (OSError, ValueError, AttributeError):
+            except (OSError, ValueError, AttributeError, RecursionError):
                 self._hub_id = ""
         return self._hub_id or None
 
@@ -111,13 +111,12 @@ class FolderSource:
 
 def listed_infos(body: bytes, keep: Callable[[IndexEntry], bool]) -> Iterator[dict[str, Any]]:
     """The adapters of a part of the list, as far as they pass."""
-    for line in body.decode().split("\n"):
-        if line:
-            document = json.loads(line)
-            for entry in read_lines(line):
-                if keep(entry):
-                    info = AdapterInfo.from_entry(entry).to_json()
-                    yield info | {key: document[key] for key in ("downloads", "description") if key in document}
+    for line in filter(None, body.decode(errors="replace").split("\n")):
+        for entry in read_lines(line):
+            if keep(entry):
+                document = json.loads(line)
+                info = AdapterInfo.from_entry(entry).to_json()
+                yield info | {key: document[key] for key in ("downloads", "description") if key in document}
 
 
 def in_order(found: Iterable[dict[str, Any]], filters: Mapping[str, Any]) -> list[dict[str, Any]]:
