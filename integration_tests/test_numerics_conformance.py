@@ -142,7 +142,9 @@ def layer_with(case: dict[str, Any], group: str, adapters: Mapping[str, Any]) ->
     ah.init(model)
     pool = pool_of(model)
     for name, (config, weights) in adapters.items():
-        pool.add(name, parse_config(config), tensors={f"encoder.0.ffn.{key}": value for key, value in weights.items()})
+        keys = {key: key if key.startswith("shared.") else f"encoder.0.ffn.{key}" for key in weights}
+        own = {keys[key]: value for key, value in weights.items()}
+        pool.add(name, parse_config(config), tensors=own or None)  # without weights: an adapter that has no module here
     return model, lambda copies=1: sublayer(*(inputs[name].repeat(copies, 1, 1) for name in ("h", "r")))
 
 
@@ -167,11 +169,21 @@ def test_composition_in_a_model(case: dict[str, Any]) -> None:
     block = parse_composition(case["composition"])
     assert block is not None
     model, run = layer_with(case, "composition", adapters)
+    for fusion in (one for one in block.walk() if isinstance(one, Fuse)):
+        own = {
+            f"encoder.0.ffn.{key.removeprefix('fusion.')}": weights[key] for key in weights if key.startswith("fusion.")
+        }
+        pool_of(model).add_fusion(fusion.fused_names(), parse_fusion(case["fusion"]), tensors=own, strict=False)
     model.active_adapters = block
-    wanted = tensors("composition", case["outputs"])["adapted"]
-    last = case["config"][case["composition"]["children"][-1]]
-    copies = len(wanted) // len(tensors("composition", case["inputs"])["h"])  # Parallel: the batch was repeated before
-    close(run(copies), output_of(case, "composition", wanted, last))
+    outputs = tensors("composition", case["outputs"])
+    copies = len(outputs["adapted"]) // len(
+        tensors("composition", case["inputs"])["h"]
+    )  # Parallel repeats the batch before
+    if "output" in outputs:
+        close(run(copies), outputs["output"])
+    else:
+        last = case["config"][case["composition"]["children"][-1]]
+        close(run(copies), output_of(case, "composition", outputs["adapted"], last))
 
 
 @torch.no_grad()

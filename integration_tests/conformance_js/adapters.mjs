@@ -148,14 +148,18 @@ export function invertible(x, w, config) {
   return concatenate(one, affine(two, network(one, "s1")));
 }
 
-/** {adapted, attention} of attention over the outputs of several adapters; the last one says what is read and added, with a
- *  parallel one s = r, and h is added at last. */
-export function fuse(h, r, norm, members, fusion, config) {
-  const last = members.at(-1).config;
+/** {adapted, attention} of attention over the outputs of several children, each a list of adapters one after the other; the
+ *  last adapter of the last child says what is read and added, with a parallel one s = r, and h is added at last. */
+export function fuse(h, r, norm, children, fusion, config) {
+  const last = children.at(-1).at(-1).config;
   const [x, skip] = enter(h, r, norm, last);
   const s = last.is_parallel ? r : skip;
   const query = config.query_before_ln && !last.is_parallel ? h : x;
-  let outputs = members.map((member) => up(x, member.weights, member.config));
+  let outputs = children.map((child) => {
+    const [before, own] = [child.slice(0, -1), child.at(-1)];
+    const given = before.reduce((value, one) => bottleneck(value, r, norm, one.weights, one.config), h);
+    return up(before.length ? enter(given, r, norm, own.config)[0] : x, own.weights, own.config);
+  });
   if (config.residual_before) outputs = outputs.map((output) => add(output, s));
   const project = (value, name) => (config[name] ? linear(value, fusion[`${name}.weight`], fusion[`${name}.bias`]) : value);
   const q = project(query, "query");
@@ -163,48 +167,45 @@ export function fuse(h, r, norm, members, fusion, config) {
   const values = outputs.map((output) => (config.value ? linear(output, fusion["value.weight"]) : output));
   const size = h.shape.at(-1);
   const tokens = h.data.length / size;
-  const attention = new Float64Array(tokens * members.length);
+  const temperature = fusion.temperature?.data[0] ?? 1;
+  const attention = new Float64Array(tokens * children.length);
   const mixed = new Float64Array(h.data.length);
   for (let token = 0; token < tokens; token++) {
     const scores = keys.map((key) => {
       let sum = 0;
       for (let i = 0; i < size; i++) sum += q.data[token * size + i] * key.data[token * size + i];
-      return sum;
+      return sum / temperature;
     });
     const highest = Math.max(...scores);
     const weights = scores.map((score) => Math.exp(score - highest));
     const total = weights.reduce((sum, weight) => sum + weight, 0);
     weights.forEach((weight, index) => {
-      attention[token * members.length + index] = weight / total;
+      attention[token * children.length + index] = weight / total;
       for (let i = 0; i < size; i++) mixed[token * size + i] += (weight / total) * values[index].data[token * size + i];
     });
   }
   const fused = config.residual_before ? tensor(h.shape, mixed) : add(tensor(h.shape, mixed), s);
   return {
     adapted: last.is_parallel ? add(h, fused) : fused,
-    attention: tensor([...h.shape.slice(0, -1), members.length], attention),
+    attention: tensor([...h.shape.slice(0, -1), children.length], attention),
   };
 }
 
 /** LoRA or DoRA at a linear map W [out, in]. */
 export function lora(x, weight, bias, w, config) {
   const rank = w.a.shape[0];
-  const plain = config.alpha / (config.use_rslora ? Math.sqrt(rank) : rank);
+  const plain = config.use_gating ? 1 : config.alpha / (config.use_rslora ? Math.sqrt(rank) : rank);
   const delta = matmul(w.b, w.a); // [out, in]
-  let result;
+  const change = times(matmul(x, transpose(delta)), config.use_gating ? gate(x, w) : plain);
+  let result = add(matmul(x, transpose(weight)), change);
   if (config.use_dora) {
     const merged = add(weight, times(delta, plain));
     const [rows, columns] = merged.shape;
-    const scaled = new Float64Array(merged.data);
-    for (let row = 0; row < rows; row++) {
-      const part = scaled.subarray(row * columns, (row + 1) * columns);
-      const length = Math.sqrt(part.reduce((sum, value) => sum + value * value, 0));
-      part.forEach((value, index) => (part[index] = (value * w.magnitude.data[row]) / length));
-    }
-    result = matmul(x, transpose(tensor(merged.shape, scaled)));
-  } else {
-    const change = matmul(x, transpose(delta));
-    result = add(matmul(x, transpose(weight)), times(change, config.use_gating ? gate(x, w) : plain));
+    const lengths = Array.from({ length: rows }, (_, row) => {
+      const part = merged.data.subarray(row * columns, (row + 1) * columns);
+      return Math.sqrt(part.reduce((sum, value) => sum + value * value, 0));
+    });
+    result = times(result, tensor([rows], w.magnitude.data.map((value, row) => value / lengths[row])));
   }
   if (bias !== undefined) result = add(result, bias);
   return config.bias ? add(result, w.bias) : result;

@@ -1,22 +1,40 @@
 // Compositions of adapters at one sublayer (SPEC.md 4), on h and r of [B, T, d].
 
-import { bottleneck } from "./adapters.mjs";
+import { bottleneck, fuse } from "./adapters.mjs";
 import { add, tensor, times } from "./tensors.mjs";
 
-/** h' of a composition: a name, or {type, children, …}; `adapter(name)` gives {weights, config}. */
-export function compose(block, h, r, norm, adapter) {
+/** {value: h', follows} of a composition: a name, or {type, children, …}. `follows` tells for each token whether the model's
+ *  norm(h' + r) comes next; it is undefined where no adapter has a module. `adapter(name)` gives {weights, config}, or undefined
+ *  where it has none; `fusion` is {weights, config}. */
+export function compose(block, h, r, norm, adapter, fusion) {
+  const everywhere = (config, [rows, tokens]) => tensor([rows, tokens, 1], new Float64Array(rows * tokens).fill(+config.original_ln_after));
   if (typeof block === "string") {
-    const { weights, config } = adapter(block);
-    return bottleneck(h, r, norm, weights, config);
+    const found = adapter(block);
+    if (found === undefined) return { value: h };
+    const { weights, config } = found;
+    return { value: bottleneck(h, r, norm, weights, config), follows: everywhere(config, h.shape) };
   }
-  const child = (one, ownH, ownR) => compose(one, ownH, ownR, norm, adapter);
+  const child = (one, ownH, ownR) => compose(one, ownH, ownR, norm, adapter, fusion);
   const { type, children } = block;
-  if (type === "Stack") return children.reduce((value, one) => child(one, value, r), h);
-  if (type === "Average") {
-    const total = block.weights.reduce((sum, weight) => sum + weight, 0);
-    return children.map((one, index) => times(child(one, h, r), block.weights[index] / total)).reduce(add);
+  if (type === "Stack") {
+    return children.reduce(({ value, follows }, one) => {
+      const next = child(one, value, r);
+      return { value: next.value, follows: next.follows ?? follows };
+    }, { value: h });
   }
-  if (type === "Parallel") return joined(children.map((one) => child(one, h, r)), 0);
+  if (type === "Average") {
+    const total = block.normalize_weights === false ? 1 : block.weights.reduce((sum, weight) => sum + weight, 0);
+    const parts = children.map((one) => child(one, h, r));
+    const value = parts.map((part, index) => times(part.value, block.weights[index] / total)).reduce(add);
+    return { value, follows: parts.findLast((part) => part.follows)?.follows };
+  }
+  if (type === "Fuse") {
+    const stacks = children.map((one) => (typeof one === "string" ? [one] : one.children).map(adapter).filter(Boolean));
+    const there = stacks.filter((stack) => stack.length > 0);
+    const { adapted } = fuse(h, r, norm, there, fusion.weights, fusion.config);
+    return { value: adapted, follows: everywhere(there.at(-1).at(-1).config, h.shape) };
+  }
+  if (type === "Parallel") return together(children.map((one) => child(one, h, r)), 0);
   const [axis, sizes] = type === "BatchSplit" ? [0, block.batch_sizes] : [1, block.splits];
   let from = 0;
   const parts = children.map((one, index) => {
@@ -25,7 +43,24 @@ export function compose(block, h, r, norm, adapter) {
     from = to;
     return part;
   });
-  return joined(parts, axis);
+  return together(parts, axis);
+}
+
+/** What the model goes on with: norm(h' + r), or h' where that does not follow. */
+export function goesOn({ value, follows }, r, norm) {
+  const copies = Array.from({ length: value.shape[0] / r.shape[0] }, () => r);
+  const after = norm(add(value, joined(copies, 0)));
+  if (follows === undefined) return after;
+  const size = value.shape.at(-1);
+  return tensor(value.shape, after.data.map((one, at) => (follows.data[Math.floor(at / size)] ? one : value.data[at])));
+}
+
+function together(parts, axis) {
+  const all = ([rows, tokens]) => tensor([rows, tokens, 1], new Float64Array(rows * tokens).fill(1));
+  return {
+    value: joined(parts.map((part) => part.value), axis),
+    follows: joined(parts.map((part) => part.follows ?? all(part.value.shape)), axis),
+  };
 }
 
 /** Rows (axis 0) or tokens (axis 1) [from, to). */

@@ -7,7 +7,7 @@ import { dirname, join, resolve as absolute } from "node:path";
 import { fileURLToPath } from "node:url";
 import { bottleneck, fuse, ia3, invertible, lora, sublayer } from "./adapters.mjs";
 import { canonical, digestOf, parseStrict, sha256 } from "./canonical.mjs";
-import { compose } from "./composition.mjs";
+import { compose, goesOn } from "./composition.mjs";
 import { Configs } from "./configs.mjs";
 import { hash, lookups, readLine } from "./indexfiles.mjs";
 import { fold, formatReference, parseReference } from "./references.mjs";
@@ -239,18 +239,25 @@ numerics("linear", ({ config, side }, weights, { x, weight, bias }) => {
   const full = configs.expand(config);
   return { y: full.method === "ia3" ? ia3(x, weight, bias, weights, full, side) : lora(x, weight, bias, weights, full) };
 });
+const fusionDefaults = Object.fromEntries(
+  Object.entries(json("schemas/fusion-config.schema.json").properties).map(([key, one]) => [key, one.default]),
+);
 numerics("fusion", ({ adapter, config, norm }, weights, inputs) => {
-  const defaults = json("schemas/fusion-config.schema.json").properties;
-  const fusion = { ...Object.fromEntries(Object.entries(defaults).map(([key, one]) => [key, one.default])), ...config };
   const full = configs.expand(adapter);
   const count = new Set(Object.keys(weights).map((key) => key.split(".")[0]).filter((part) => /^\d+$/.test(part))).size;
-  const members = Array.from({ length: count }, (_, number) => ({ weights: under(`${number}.`, weights), config: full }));
-  return fuse(inputs.h, inputs.r, normOf(norm, inputs), members, under("fusion.", weights), fusion);
+  const children = Array.from({ length: count }, (_, number) => [{ weights: under(`${number}.`, weights), config: full }]);
+  return fuse(inputs.h, inputs.r, normOf(norm, inputs), children, under("fusion.", weights), { ...fusionDefaults, ...config });
 });
 
-numerics("composition", ({ composition, config, norm }, weights, inputs) => {
-  const adapter = (name) => ({ weights: under(`${name}.`, weights), config: configs.expand(config[name]) });
-  return { adapted: compose(composition, inputs.h, inputs.r, normOf(norm, inputs), adapter) };
+numerics("composition", ({ composition, config, fusion, norm }, weights, inputs) => {
+  const adapter = (name) => {
+    const own = under(`${name}.`, weights);
+    return Object.keys(own).length ? { weights: own, config: configs.expand(config[name]) } : undefined;
+  };
+  const attention = { weights: under("fusion.", weights), config: { ...fusionDefaults, ...fusion } };
+  const own = normOf(norm, inputs);
+  const found = compose(composition, inputs.h, inputs.r, own, adapter, attention);
+  return { adapted: found.value, output: goesOn(found, inputs.r, own) };
 });
 numerics("states", ({ config, heads, layers }, weights, inputs) => {
   const full = configs.expand(config);

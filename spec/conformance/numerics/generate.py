@@ -17,6 +17,8 @@ import numpy as np
 import reference as ref
 from vectors import HIDDEN, ROWS, SIZE, TOKENS, Group, Numbers, Surroundings
 
+#: Fields of an adapter that has no module at the sublayer of the cases.
+ELSEWHERE = {"mh_adapter": True, "output_adapter": False}
 PRESETS = Path(__file__).parents[2] / "presets"
 
 #: Fields of a bottleneck config that the equations read, with their defaults (SPEC.md, table "Bottleneck fields").
@@ -118,7 +120,29 @@ def bottleneck() -> Group:
         weights = bottleneck_weights(Numbers(len(preset) * 7), {**BOTTLENECK, **changes})
         for kind in ("layer_norm", None):
             _bottleneck_case(group, f"preset-{preset}-{'post' if kind else 'pre'}", changes, weights, place, kind)
+    for number, changes in enumerate(_mixtures()):
+        weights = bottleneck_weights(Numbers(1000 + number), {**BOTTLENECK, **changes})
+        kind = None if number % 2 else "layer_norm"
+        _bottleneck_case(group, f"mixed-{number:02d}", changes, weights, place, kind)
     return group
+
+
+def _mixtures(count: int = 64) -> Iterator[dict[str, Any]]:
+    """All fields at once, by lot."""
+    choices: dict[str, tuple[Any, ...]] = {
+        "non_linearity": ("relu", "gelu_new", "swish", "tanh", "leaky_relu", "mish"),
+        **dict.fromkeys(("original_ln_before", "original_ln_after", "ln_before", "ln_after"), (False, True)),
+        "residual_before_ln": (True, False, "post_add"),
+        **dict.fromkeys(("adapter_residual_before_ln", "is_parallel", "use_gating", "phm_layer"), (False, True)),
+        "scaling": (1, 0.5, "learned", "channel"),
+        "phm_dim": (2, 4),
+        **dict.fromkeys(("phm_bias", "factorized_phm_W", "shared_W_phm"), (False, True)),
+        **dict.fromkeys(("shared_phm_rule", "factorized_phm_rule"), (False, True)),
+    }
+    lot = np.random.default_rng(7)
+    for _ in range(count):
+        drawn = {field: values[lot.integers(len(values))] for field, values in choices.items()}
+        yield {field: value for field, value in drawn.items() if drawn["phm_layer"] or "phm" not in field.lower()}
 
 
 def _fields() -> Iterator[dict[str, Any]]:
@@ -263,10 +287,103 @@ def composition() -> Group:
                 composition=block,
                 **place.extra(kind),
             )
+    _nested(group, place, kinds, members)
     return group
 
 
-def _block(kind: str, *children: str, **options: Any) -> dict[str, Any]:
+def _nested(
+    group: Group,
+    place: Surroundings,
+    kinds: Mapping[str, Mapping[str, Any]],
+    members: Mapping[str, tuple[ref.Weights, ref.Config]],
+) -> None:
+    """Blocks in blocks, fusions of unlike adapters, adapters without a module here, and who decides what follows."""
+    more: dict[str, dict[str, Any]] = {
+        "parallel": {"is_parallel": True, "scaling": "learned"},
+        "bapna": {
+            "original_ln_before": True,
+            "original_ln_after": False,
+            "ln_before": True,
+            "residual_before_ln": False,
+        },
+        "hyper": {
+            "original_ln_before": True,
+            "residual_before_ln": "post_add",
+            "phm_layer": True,
+            "phm_dim": 2,
+            "scaling": 2,
+        },
+    }
+    kinds = {**kinds, **more}
+    members = {
+        **members,
+        **{
+            name: (bottleneck_weights(Numbers(350 + number), {**BOTTLENECK, **changes}), {**BOTTLENECK, **changes})
+            for number, (name, changes) in enumerate(more.items())
+        },
+    }
+    draw = Numbers(360)
+    attention = {"query.weight": draw(HIDDEN, HIDDEN, scale=0.4), "query.bias": draw(HIDDEN, scale=0.3)}
+    attention |= {"key.weight": draw(HIDDEN, HIDDEN, scale=0.4), "key.bias": draw(HIDDEN, scale=0.3)}
+    attention["value.weight"] = draw(HIDDEN, HIDDEN, scale=0.4)
+    warm = {**attention, "temperature": np.array(7.5)}
+    blocks = [
+        (_block("Stack", "pfeiffer", _block("Average", "houlsby", "gated", weights=[1, 1])), {}),
+        (_block("Parallel", _block("Stack", "pfeiffer", "houlsby"), "gated"), {}),
+        (_block("Stack", "houlsby", _block("Parallel", "hyper", "parallel")), {}),
+        (_block("Stack", "houlsby", _block("BatchSplit", "gated", "hyper", batch_sizes=[1, 1])), {}),
+        (_block("BatchSplit", _block("Split", "gated", "houlsby", splits=[2, 1]), "parallel", batch_sizes=[1, 1]), {}),
+        (_block("Average", "pfeiffer", "parallel", weights=[2, -0.5], normalize_weights=False), {}),
+        (_block("Average", "absent", _block("Stack", "houlsby", "hyper"), weights=[1, 3]), {}),
+        (_block("Stack", "pfeiffer", "absent"), {}),
+        (_block("BatchSplit", "absent", "gated", batch_sizes=[1, 1]), {}),
+        (_block("Stack", "pfeiffer", "bapna"), {}),
+        (_block("Stack", "bapna", "pfeiffer"), {}),
+        (_block("Average", "bapna", "houlsby", weights=[1, 1]), {}),
+        (_block("BatchSplit", "bapna", "houlsby", batch_sizes=[1, 1]), {}),
+        (_block("Parallel", "houlsby", "bapna", "pfeiffer"), {}),
+        (_block("Split", "bapna", "houlsby", splits=[1, 2]), {}),
+        (_block("BatchSplit", _block("Split", "houlsby", "bapna", splits=[1, 2]), "bapna", batch_sizes=[1, 1]), {}),
+        (_block("Average", "bapna", _block("BatchSplit", "houlsby", "bapna", batch_sizes=[1, 1]), weights=[1, 1]), {}),
+        (_block("Fuse", "houlsby", "hyper", "pfeiffer"), attention),
+        (_block("Fuse", "pfeiffer", "parallel", "houlsby"), attention),
+        (_block("Fuse", "gated", "bapna", "parallel"), attention),
+        (_block("Fuse", "houlsby", "gated"), attention),
+        (_block("Fuse", "pfeiffer", _block("Stack", "houlsby", "gated")), attention),
+        (_block("Fuse", _block("Stack", "pfeiffer", "absent"), "away", "hyper"), attention),
+        (_block("Fuse", "houlsby", "pfeiffer"), warm),
+        (_block("Fuse", "houlsby", "bapna"), attention),
+        (_block("Stack", "gated", _block("Fuse", "houlsby", "pfeiffer")), attention),
+        (_block("Average", _block("Fuse", "houlsby", "pfeiffer"), "parallel", weights=[1, 2]), attention),
+        (_block("BatchSplit", _block("Fuse", "houlsby", "pfeiffer"), "bapna", batch_sizes=[1, 1]), attention),
+    ]  # fmt: skip
+    for number, (block, own) in enumerate(blocks):
+        config = {"key": True, "query": True, "value": True, "query_before_ln": False, "residual_before": False}
+        names = sorted(_names(block))
+        weights = {
+            f"{name}.{key}": value for name in names if name in members for key, value in members[name][0].items()
+        }
+        weights |= {f"fusion.{key}": value for key, value in own.items()}
+        configs = {
+            name: {"method": "bottleneck", "bottleneck_size": SIZE, **kinds.get(name, ELSEWHERE)} for name in names
+        }
+        more_of_it = {"fusion": {"temperature": "temperature" in own}} if own else {}
+        for kind in ("layer_norm", None):
+            norm = place.norm(kind)
+            adapted, follows = ref.compose(block, place.h, place.r, norm, members, own, config)
+            r = np.concatenate([place.r] * (len(adapted) // len(place.r)))
+            after = ref.sublayer(adapted, r, norm, {"original_ln_after": True})
+            outputs = {"adapted": adapted, "output": after if follows is None else np.where(follows, after, adapted)}
+            name = f"nested-{number:02d}-{'post' if kind else 'pre'}"
+            extra = {"composition": block, **more_of_it, **place.extra(kind)}
+            group.add(name, configs, weights, place.inputs(kind), outputs, **extra)
+
+
+def _names(block: Any) -> set[str]:
+    return {block} if isinstance(block, str) else {name for child in block["children"] for name in _names(child)}
+
+
+def _block(kind: str, *children: Any, **options: Any) -> dict[str, Any]:
     return {"type": kind, "children": list(children), **options}
 
 
@@ -305,7 +422,7 @@ def fusion() -> Group:
             weights = {f"fusion.{key}": value for key, value in own.items()}
             weights |= {f"{index}.{key}": value for index, (w, _) in enumerate(members) for key, value in w.items()}
             kind = "layer_norm" if number % 2 else None
-            adapted, attention = ref.fuse(place.h, place.r, place.norm(kind), members, own, config)
+            adapted, attention = ref.fuse(place.h, place.r, place.norm(kind), [[one] for one in members], own, config)
             group.add(
                 f"fusion-{number:02d}",
                 changes,
@@ -335,18 +452,7 @@ def linear_maps() -> Group:
     chosen = [(f"lora-{number:02d}", changes) for number, changes in enumerate(options)]
     chosen += [(f"preset-{label}", changes) for label, changes in _presets("lora")]
     for (name, changes), with_bias in itertools.product(chosen, (True, False)):
-        full = {"alpha": 8, "use_rslora": False, "use_gating": False, "use_dora": False, "bias": False, **changes}
-        own = {"a": draw(2, HIDDEN), "b": draw(6, 2)}
-        if full["use_dora"]:
-            own["magnitude"] = draw(6, shift=2)
-        if full["bias"]:
-            own["bias"] = draw(6)
-        if full["use_gating"]:
-            own |= {"gate.weight": draw(1, HIDDEN), "gate.bias": draw(1)}
-        y = ref.lora(x, weight, bias if with_bias else None, own, full)
-        inputs = {"x": x, "weight": weight} | ({"bias": bias} if with_bias else {})
-        title = name if with_bias else f"{name}-no-bias"
-        group.add(title, {"method": "lora", **changes, "r": 2}, own, inputs, {"y": y})
+        _lora_case(group, draw, name, changes, x, weight, bias if with_bias else None)
     chosen = [(f"ia3-{number:02d}", changes) for number, changes in enumerate(({}, {"alpha": 2}, {"use_gating": True}))]
     chosen += [(f"preset-{label}", changes) for label, changes in _presets("ia3")]
     for (name, changes), side in itertools.product(chosen, ("output", "input")):
@@ -357,7 +463,40 @@ def linear_maps() -> Group:
         y = ref.ia3(x, weight, bias, own, full, side)
         inputs = {"x": x, "weight": weight, "bias": bias}
         group.add(f"{name}-{side}", {"method": "ia3", **changes}, own, inputs, {"y": y}, side=side)
+    for number, changes in enumerate(
+        (
+            {"use_gating": True, "use_dora": True, "alpha": 16},
+            {"use_gating": True, "use_rslora": True, "bias": True},
+            {"use_gating": True, "use_dora": True, "use_rslora": True, "bias": True},
+            {"use_dora": True, "use_rslora": True, "bias": True, "alpha": 3},
+        )
+    ):
+        for with_bias in (True, False):
+            _lora_case(group, draw, f"lora-mixed-{number:02d}", changes, x, weight, bias if with_bias else None)
     return group
+
+
+def _lora_case(
+    group: Group,
+    draw: Numbers,
+    name: str,
+    changes: Mapping[str, Any],
+    x: ref.Array,
+    weight: ref.Array,
+    bias: ref.Array | None,
+) -> None:
+    full = {"alpha": 8, "use_rslora": False, "use_gating": False, "use_dora": False, "bias": False, **changes}
+    own = {"a": draw(2, HIDDEN), "b": draw(6, 2)}
+    if full["use_dora"]:
+        own["magnitude"] = draw(6, shift=2)
+    if full["bias"]:
+        own["bias"] = draw(6)
+    if full["use_gating"]:
+        own |= {"gate.weight": draw(1, HIDDEN), "gate.bias": draw(1)}
+    y = ref.lora(x, weight, bias, own, full)
+    inputs = {"x": x, "weight": weight} | ({"bias": bias} if bias is not None else {})
+    title = name if bias is not None else f"{name}-no-bias"
+    group.add(title, {"method": "lora", **changes, "r": 2}, own, inputs, {"y": y})
 
 
 def states() -> Group:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Weights = Mapping[str, Array]
 Config = Mapping[str, Any]
+Members = Mapping[str, tuple[Weights, Config]]
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -228,50 +229,102 @@ def fuse(
     h: Array,
     r: Array,
     norm: Norm | None,
-    members: Sequence[tuple[Weights, Config]],
+    children: Sequence[Sequence[tuple[Weights, Config]]],
     fusion: Weights,
     config: Config,
-    temperature: float = 1.0,
 ) -> tuple[Array, Array]:
     """(h' [B, T, d], p [B, T, N]): attention over the adapters' outputs (Pfeiffer et al., 2021).
 
-    The last member decides what is read and added: (x, s) are its own; with a parallel one s = r, and h is added at last.
+    Each child is a stack of adapters, of one or more. The last adapter of the last child decides what is read and added:
+    (x, s) are its own; with a parallel one s = r, and h is added at last.
     """
-    last = members[-1][1]
+    last = children[-1][-1][1]
     x, s = enter(h, r, norm, last)
     if last["is_parallel"]:
         s = r
     query = h if config["query_before_ln"] and not last["is_parallel"] else x
-    outputs = np.stack([up(x, weights, own) for weights, own in members], axis=-2)
+    outputs = []
+    for *before, (weights, own) in children:
+        read = enter(stack(h, r, norm, before), r, norm, own)[0] if before else x
+        outputs.append(up(read, weights, own))
+    u = np.stack(outputs, axis=-2)
     if config["residual_before"]:
-        outputs = outputs + s[..., None, :]
+        u = u + s[..., None, :]
     q = linear(query, fusion, "query") if config["query"] else query
-    k = linear(outputs, fusion, "key") if config["key"] else outputs
-    v = outputs @ fusion["value.weight"].T if config["value"] else outputs
-    p = softmax((q[..., None, :] * k).sum(axis=-1) / temperature)
+    k = linear(u, fusion, "key") if config["key"] else u
+    v = u @ fusion["value.weight"].T if config["value"] else u
+    p = softmax((q[..., None, :] * k).sum(axis=-1) / fusion.get("temperature", 1.0))
     mixed = (p[..., None] * v).sum(axis=-2)
     mixed = mixed if config["residual_before"] else mixed + s
     return (h + mixed if last["is_parallel"] else mixed), p
+
+
+#: h' [B, T, d], and where the model's norm(h' + r) follows [B, T, 1]; None for the latter where nothing has a module
+Composed = tuple[Array, NDArray[np.bool_] | None]
+
+
+def compose(
+    block: Any, h: Array, r: Array, norm: Norm | None, members: Members, fusion: Weights, config: Config
+) -> Composed:
+    """A composition at one sublayer. Names that are not among the members have no module there and hand on their input."""
+    if isinstance(block, str):
+        if block not in members:
+            return h, None
+        weights, own = members[block]
+        return bottleneck(h, r, norm, weights, own), np.full((*h.shape[:2], 1), own["original_ln_after"])
+    kind, children = block["type"], block["children"]
+
+    def run(child: Any, h: Array, r: Array) -> Composed:
+        return compose(child, h, r, norm, members, fusion, config)
+
+    if kind == "Stack":
+        follows = None
+        for child in children:
+            h, own_follows = run(child, h, r)
+            follows = follows if own_follows is None else own_follows
+        return h, follows
+    if kind == "Average":
+        total = 1.0 if block.get("normalize_weights") is False else sum(block["weights"])
+        parts = [run(child, h, r) for child in children]
+        mean = np.sum(
+            [weight / total * part for weight, (part, _) in zip(block["weights"], parts, strict=True)], axis=0
+        )
+        return mean, [follows for _, follows in parts if follows is not None][-1]
+    if kind == "Fuse":
+        names = [[child] if isinstance(child, str) else child["children"] for child in children]
+        there = [[members[name] for name in child if name in members] for child in names]
+        there = [child for child in there if child]
+        adapted = fuse(h, r, norm, there, fusion, config)[0]
+        return adapted, np.full((*h.shape[:2], 1), there[-1][-1][1]["original_ln_after"])
+    if kind == "Parallel":
+        return _joined([run(child, h, r) for child in children], axis=0)
+    axis, sizes = (0, block["batch_sizes"]) if kind == "BatchSplit" else (1, block["splits"])
+    cuts = np.cumsum(sizes)[:-1]
+    stretches = zip(children, np.split(h, cuts, axis), np.split(r, cuts, axis), strict=True)
+    return _joined([run(child, part, beside) for child, part, beside in stretches], axis)
+
+
+def _joined(parts: Sequence[Composed], axis: int) -> Composed:
+    follows = [np.ones((*part.shape[:2], 1), bool) if own is None else own for part, own in parts]
+    return np.concatenate([part for part, _ in parts], axis), np.concatenate(follows, axis)
 
 
 # --- linear layers ---------------------------------------------------------------------------------------------------------
 
 
 def lora(x: Array, weight: Array, bias: Array | None, adapter: Weights, config: Config) -> Array:
-    """W x + b + s B A x with s = alpha / r, alpha / √r (`use_rslora`), or a gate (`use_gating`).
+    """W x + b + s B A x with s = alpha / r or alpha / √r (`use_rslora`); gated, g(x) stands for s.
 
-    DoRA (Liu et al., 2024): m ⊙ (W + s B A) x / ‖W + s B A‖ (norm of each row), + b. With `bias` a trained offset is added.
+    DoRA (Liu et al., 2024): m ⊙ (W x + s B A x) / ‖W + s B A‖ (norm of each row), + b, gated with s = 1 in the norm. With
+    `bias` a trained offset is added.
     """
     rank = adapter["a"].shape[0]
-    factor: Any = config["alpha"] / (math.sqrt(rank) if config["use_rslora"] else rank)
-    if config["use_gating"]:
-        factor = gate(x, adapter)
+    factor = 1.0 if config["use_gating"] else config["alpha"] / (math.sqrt(rank) if config["use_rslora"] else rank)
+    opened: Any = gate(x, adapter) if config["use_gating"] else factor
+    result = x @ weight.T + (x @ adapter["a"].T @ adapter["b"].T) * opened
     if config["use_dora"]:
         merged = weight + factor * adapter["b"] @ adapter["a"]
-        length = np.sqrt((merged**2).sum(axis=1))
-        result = x @ (merged * (adapter["magnitude"] / length)[:, None]).T
-    else:
-        result = x @ weight.T + (x @ adapter["a"].T @ adapter["b"].T) * factor
+        result = result * (adapter["magnitude"] / np.sqrt((merged**2).sum(axis=1)))
     if config["bias"]:
         result = result + adapter["bias"]
     return result if bias is None else result + bias

@@ -56,7 +56,7 @@ class Group:
         )
 
     def _keep(self, key: str, value: Any) -> str:
-        array = np.ascontiguousarray(value, dtype=np.uint8 if value.dtype == bool else np.float32)
+        array = np.array(value, dtype=np.uint8 if value.dtype == bool else np.float32, order="C")
         identity = (array.tobytes() + array.dtype.char.encode(), array.shape)
         known = self._known.get(identity)
         if known is not None:

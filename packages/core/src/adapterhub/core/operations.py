@@ -23,7 +23,7 @@ class Operation:
 
     `needs_residual`: whether `beside` is read. `takes_sum`: at a sublayer, whether the operation reads h only as h + r and adds
     to it, so that of (h + r, None) it gives h' + r; where the model forms that sum for its norm, neither needs to be formed twice. `replaces_norm`: whether, in some rows, the model's norm(h' + r) is to be
-    replaced by h'; `replaced(rows)` tells in which (None: all; else a bool tensor [rows, 1, 1]).
+    replaced by h'; `replaced(rows)` tells in which (None: all; else a bool tensor [rows, 1, 1], or [rows, T, 1] by token).
     """
 
     needs_residual: bool = False
@@ -115,7 +115,11 @@ class Mean(Operation):
         present = [part for part in parts if part is not None]
         self.needs_residual = any(part.needs_residual for part in present)
         self.takes_sum = all(part.takes_sum for part in present) and abs(sum(self.weights) - 1) < 1e-6
-        self.replaces_norm = present[-1].replaces_norm
+        self.last = present[-1]
+        self.replaces_norm = self.last.replaces_norm
+
+    def replaced(self, rows: int) -> Tensor | None:
+        return self.last.replaced(rows)
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         total: Any = 0
@@ -182,14 +186,21 @@ class Chunks(Operation):
         return len(self.parts) if self.given is None else sum(self.given)
 
     def replaced(self, rows: int) -> Tensor | None:
-        if self.axis == 1:
-            return self.parts[0].replaced(rows) if self.parts[0] is not None else None
-        masks = []
-        for part, size in zip(self.parts, self.sizes(rows), strict=True):
-            mask = part.replaced(size) if part is not None and part.replaces_norm else None
-            flag = part is not None and part.replaces_norm
-            masks.append(torch.full((size, 1, 1), flag, dtype=torch.bool) if mask is None else mask)
-        return torch.cat(masks)
+        tokens = self.axis == 1  # then each chunk has all rows, and its own stretch of the tokens
+        sizes = self.sizes(sum(self.given or ())) if tokens else self.sizes(rows)
+        masks = [_mask(part, rows if tokens else size) for part, size in zip(self.parts, sizes, strict=True)]
+        if tokens:
+            return torch.cat([mask.expand(-1, size, -1) for mask, size in zip(masks, sizes, strict=True)], 1)
+        width = max(mask.shape[1] for mask in masks)
+        return torch.cat([mask.expand(-1, width, -1) for mask in masks])
+
+
+def _mask(part: Operation | None, rows: int) -> Tensor:
+    """In which of these rows (and tokens) the operation replaces the model's norm: [rows, 1 or T, 1]."""
+    if part is None or not part.replaces_norm:
+        return torch.zeros(rows, 1, 1, dtype=torch.bool)
+    mask = part.replaced(rows)
+    return torch.ones(rows, 1, 1, dtype=torch.bool) if mask is None else mask
 
 
 def _joined(parts: list[Tensor], axis: int) -> Tensor:
