@@ -8,9 +8,8 @@ are needed nothing is kept: stacking is then part of the graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,53 +17,7 @@ from torch import Tensor, nn
 from adapterhub.core.methods.bottleneck import Bottleneck
 from adapterhub.core.methods.linear import Linear
 
-__all__ = ["Kept", "Stacked", "stack"]
-
-T = TypeVar("T")
-
-
-class Kept(Generic[T]):
-    """A value computed from modules, kept until one of their parameters changes.
-
-    Changes are seen by version counters, which optimisers, `load_state_dict` and in-place arithmetic advance, and by identity,
-    device and type of the parameters. Writing through `.data` is not seen; switching between `train()` and `eval()` drops
-    the value as well.
-    """
-
-    def __init__(self, modules: Sequence[nn.Module], compute: Callable[[], T]) -> None:
-        self.modules, self.compute = list(modules), compute
-        self.value: T | None = None
-        self.state: tuple[int, int, bool] | None = None
-        self.parameters: list[nn.Parameter] = []
-
-    def get(self) -> T:
-        """The value; computed anew where gradients flow or something changed."""
-        if torch.compiler.is_compiling():
-            return self.compute()
-        if not self.parameters:
-            self.parameters = [parameter for module in self.modules for parameter in module.parameters()]
-        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters):
-            self.value = None
-            return self.compute()
-        state = self._state()
-        if self.value is None or state != self.state:
-            self.parameters = [parameter for module in self.modules for parameter in module.parameters()]
-            with torch.no_grad():
-                self.value = self.compute()
-            self.state = self._state()
-        return self.value
-
-    def _state(self) -> tuple[int, int, bool]:
-        first = self.parameters[0] if self.parameters else None
-        address = 0 if first is None else first.data_ptr()
-        try:
-            versions = sum([parameter._version for parameter in self.parameters])
-        except RuntimeError:  # tensors made in inference mode have no version
-            versions = -1
-        return versions, address, self.modules[0].training
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "value": None, "state": None, "parameters": []}
+__all__ = ["Stacked", "stack"]
 
 
 @dataclass(slots=True)

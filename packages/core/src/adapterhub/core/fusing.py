@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adapterhub.core.bank import Kept, matrices
+from adapterhub.core.bank import matrices
+from adapterhub.core.kept import Kept
 from adapterhub.core.methods.bottleneck import Bottleneck
 from adapterhub.core.methods.fusion import FusionLayer
 from adapterhub.core.operations import Chain, Operation

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adapterhub.core.bank import Kept, Stacked, stack
+from adapterhub.core.bank import Stacked, stack
+from adapterhub.core.kept import Kept
 from adapterhub.core.methods.bottleneck import Bottleneck
 from adapterhub.core.operations import Operation
 from adapterhub.core.sublayers import LARGE, added, normed, rewritable

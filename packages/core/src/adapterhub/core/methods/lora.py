@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adapterhub.core.kept import kept
 from adapterhub.core.methods.linear import Linear
 from adapterhub.core.methods.parameters import Draw, Source, kaiming_uniform, normal, zeros
 from adapterhub.core.slim import Slim
@@ -127,14 +128,18 @@ class LoRA(Slim):
         """Output and update together: added, and with DoRA brought to the trained norms."""
         if self.magnitude is None:
             return output + update
-        weight = self.linear().detach()
-        delta = (self.b @ self.a).detach()
-        factor = self.magnitude / _row_norms(weight + (delta if self.unscaled_norm else self.scale * delta))
-        factor = factor.to(output.dtype)
+        factor = kept(self, self._factor, self.linear.site.linear).to(output.dtype)
         bias = None if self.unscaled_norm else self.linear.bias()
         if bias is None:
             return (output + update) * factor
         return (output - bias + update) * factor + bias
+
+    def _factor(self) -> Tensor:
+        """m / ‖W + s B A‖ [out]."""
+        assert self.magnitude is not None
+        weight = self.linear().detach()
+        delta = (self.b @ self.a).detach()
+        return self.magnitude / _row_norms(weight + (delta if self.unscaled_norm else self.scale * delta))
 
 
 class _Reference:

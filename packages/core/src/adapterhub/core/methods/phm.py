@@ -7,11 +7,10 @@ with n = `phm_dim` small matrices rule_i [n, n] (often shared by all layers) and
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from adapterhub.core.kept import kept
 from adapterhub.core.methods.parameters import Draw, Source, normal, uniform, xavier_normal, xavier_uniform, zeros
 from adapterhub.core.slim import Slim
 from adapterhub.spec.config import BottleneckConfig
@@ -99,20 +98,10 @@ class PHMLinear(Slim):
         # not registered: the shared part has its own place, and is reached through its module even if it is moved
         object.__setattr__(self, "_rule_home", shared if config.shared_phm_rule else self)
         object.__setattr__(self, "_weight_home", getattr(shared, direction) if config.shared_W_phm else self)
-        object.__setattr__(self, "_kept", None)
 
     def matrix(self) -> Tensor:
         """H [in, out]. Without gradients it is computed once and kept until one of its parts changes."""
-        if torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return self._matrix()
-        parts = [p for home in (self._rule_home, self._weight_home) for p in home._parameters.values() if p is not None]
-        state = [(id(part), part.data_ptr(), part._version) for part in parts if not part.is_inference()]
-        kept: Any = self.__dict__["_kept"]
-        if kept is None or kept[0] != state or len(state) != len(parts):
-            kept = (state, self._matrix())
-            self.__dict__["_kept"] = kept
-        found: Tensor = kept[1]
-        return found
+        return kept(self, self._matrix, self._rule_home, self._weight_home)
 
     def _matrix(self) -> Tensor:
         rule = _product(self._rule_home, "rule", "rule_left", "rule_right")
@@ -123,6 +112,3 @@ class PHMLinear(Slim):
     def forward(self, value: Tensor) -> Tensor:
         matrix = self.matrix()
         return value @ matrix if self.bias is None else value @ matrix + self.bias
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adapterhub.core.kept import kept
 from adapterhub.core.methods.activations import activation
 from adapterhub.core.methods.linear import Linear
 from adapterhub.core.methods.parameters import Source, normal
@@ -111,12 +112,18 @@ class Prefix(Slim):
 
     def forward(self, before: Tensor, hidden: Tensor | None) -> Tensor:
         """[B, P, 2 k + 1] for `before` [B, …]: key, value and a 1 for each prefix token; gates read `hidden` [B, T, d]."""
-        found = self._network[0].keys_and_values(self.position).to(before.dtype)
-        rows = before.shape[0]
-        found = found.expand(rows, -1, -1)
-        if self.gate is not None:
-            assert hidden is not None
-            gate = torch.sigmoid(self.gate.forward(hidden)).mean(1, keepdim=True).to(before.dtype)
-            keys, values = found.chunk(2, -1)
-            found = torch.cat((keys * gate[..., :1], values * gate[..., -1:]), -1)
-        return torch.cat((found, found.new_ones(rows, found.shape[1], 1)), -1)
+        network = self._network[0]
+        drops = network.dropout and network.training
+        found = (self._tokens() if drops else kept(self, self._tokens, network)).to(before.dtype)
+        found = found.expand(before.shape[0], -1, -1)
+        if self.gate is None:
+            return found
+        assert hidden is not None
+        gate = torch.sigmoid(self.gate.forward(hidden)).mean(1, keepdim=True).to(before.dtype)
+        keys, values, there = found.split((network.size, network.size, 1), -1)
+        return torch.cat((keys * gate[..., :1], values * gate[..., -1:], there), -1)
+
+    def _tokens(self) -> Tensor:
+        """[P, 2 k + 1]: key, value and a 1 for each prefix token."""
+        found = self._network[0].keys_and_values(self.position)
+        return torch.cat((found, found.new_ones(found.shape[0], 1)), -1)

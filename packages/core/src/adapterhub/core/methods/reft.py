@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adapterhub.core.kept import kept
 from adapterhub.core.methods.activations import activation
 from adapterhub.core.methods.linear import Linear
 from adapterhub.core.methods.parameters import Draw, Source, kaiming_uniform
@@ -62,7 +63,7 @@ class Intervention(Slim):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """What is added to `hidden` [..., d]."""
-        projection = orthonormal_rows(self.projection) if self.orthogonal else self.projection
+        projection = kept(self, self._rows) if self.orthogonal else self.projection
         value = hidden.to(projection.dtype)
         target = self.source.forward(value)
         if self.act is not None:
@@ -72,6 +73,9 @@ class Intervention(Slim):
         if self.dropout and self.training:
             target = F.dropout(target, self.dropout)
         return (target @ projection).to(hidden.dtype)
+
+    def _rows(self) -> Tensor:
+        return orthonormal_rows(self.projection)
 
 
 class Reft(Slim):
