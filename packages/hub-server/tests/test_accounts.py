@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,63 @@ def test_a_token_limited_to_some_adapters_publishes_no_others(hub: Hub, tmp_path
     folder = write_folder(tmp_path / "a")
     assert publish(client, folder, name="roberta-x").status_code == 403
     assert publish(client, folder, name="Bert_x").status_code == 201
+
+
+def test_a_token_limited_to_some_adapters_cannot_make_one_that_is_not(hub: Hub, tmp_path: Path) -> None:
+    organisation = hub.organisation("demo")
+    limited = hub.client(hub.token(organisation, scopes=("admin",), adapters="bert-*"))
+    assert limited.post("/v1/tokens", json={"scopes": ["publish"]}).status_code == 403
+    assert limited.put("/v1/organisations/demo/members/me", json={"role": "owner"}).status_code == 403
+    assert limited.patch("/v1/organisations/demo", json={"review": True}).status_code == 403
+    assert limited.get("/v1/webhooks").status_code == 403
+    assert publish(limited, write_folder(tmp_path / "a"), name="bert-x").status_code == 201
+    everywhere = hub.client(hub.token(None, scopes=("admin",), adapters="bert-*"))
+    assert everywhere.post("/v1/organisations", json={"name": "another"}).status_code == 403
+    assert everywhere.post("/v1/tokens", json={"organisation": "demo"}).status_code == 403
+
+
+def test_no_token_outlives_the_one_that_made_it(hub: Hub) -> None:
+    organisation = hub.organisation("demo")
+    admin = hub.client(hub.token(organisation, scopes=("admin",), expires=timedelta(hours=1)))
+    own = admin.get("/v1/whoami").json()["expires_at"]
+    assert admin.post("/v1/tokens", json={"expires": "2h"}).status_code == 403
+    assert admin.post("/v1/tokens", json={"expires": "5m"}).json()["expires_at"] < own
+    assert admin.post("/v1/tokens", json={}).json()["expires_at"] == own
+    forever = hub.client(hub.token(organisation, scopes=("admin",)))
+    assert forever.post("/v1/tokens", json={}).json()["expires_at"] is None
+
+
+@pytest.mark.parametrize("expires", ["0s", "999999w", "9999999999w", "-1d", "1", "", "٣d", "1d 1h"])
+def test_lifetimes_that_make_no_sense_are_refused(hub: Hub, expires: str) -> None:
+    admin = hub.client(hub.token(hub.organisation("demo"), scopes=("admin",)))
+    assert admin.post("/v1/tokens", json={"expires": expires}).status_code == 422
+
+
+def test_a_token_without_the_scope_to_read_publishes_what_is_private_and_sees_nothing_of_it(
+    hub: Hub, tmp_path: Path
+) -> None:
+    organisation = hub.organisation("secret", private=True)
+    blind, reader = (hub.client(hub.token(organisation, scopes=(scope,))) for scope in ("publish", "read"))
+    folder = write_folder(tmp_path / "a")
+    done = publish(blind, folder, "sentiment/sst-2@secret", name="mine").json()
+    paths = [
+        "/v1/adapters/@secret/mine",
+        "/v1/adapters/@secret/mine/history",
+        "/v1/resolve?ref=@secret/mine",
+        "/v1/resolve?ref=sst-2&model=bert-base-uncased",
+        "/index/ns/se/secret/mine.jsonl",
+        f"/v1/manifests/{done['digest']}",
+        f"/v1/blobs/{digest_of((folder / 'adapter.safetensors').read_bytes())}",
+        "/@secret/mine",
+    ]
+    for path in paths:
+        assert (blind.get(path).status_code, reader.get(path).status_code) == (404, 200), path
+    assert [c.get("/v1/adapters?q=sst-2").json()["total"] for c in (blind, reader)] == [0, 1]
+    assert blind.get("/v1/adapters").json()["total"] == 0
+    assert all(item.get("hidden") for item in blind.get("/v1/audit").json()["items"])
+    yanker = hub.client(hub.token(organisation, scopes=("yank",)))
+    assert yanker.post("/v1/adapters/@secret/mine/versions/1/yank").status_code == 200
+    assert reader.post("/v1/adapters/@secret/mine/versions/1/unyank").status_code == 403
 
 
 def test_roles_limit_tokens_and_end_with_the_membership(hub: Hub) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import concurrent.futures
+import contextlib
 import hmac
 import http.server
 import json
@@ -18,7 +20,9 @@ from hub import Hub, publish
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 
+from adapterhub.server import outbound
 from adapterhub.server.accounts import oidc
+from adapterhub.spec.errors import HubConnectionError
 
 CLAIMS = {"repository": "me/adapters", "ref": "refs/heads/main"}
 
@@ -103,6 +107,65 @@ def test_an_identity_token_is_good_once(trusting: Hub, issuer: Issuer) -> None:
     assert [exchange(trusting, token).status_code for _ in range(2)] == [200, 401]
 
 
+def test_an_identity_token_written_differently_is_still_the_same(trusting: Hub, issuer: Issuer) -> None:
+    issuer.keys = [ECKey.generate_key("P-256", {"kid": "curve", "use": "sig"})]
+    token = issuer.token(algorithm="ES256")
+    signed, _, signature = token.rpartition(".")
+    # whoever has the signature (r, s) of ECDSA has another one, (r, n - s), just as good
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    raw = base64.urlsafe_b64decode(f"{signature}==")
+    other = raw[:32] + (order - int.from_bytes(raw[32:])).to_bytes(32)
+    same = f"{signed}.{base64.urlsafe_b64encode(other).decode().rstrip('=')}"
+    jwt.decode(same, issuer.keys[0], algorithms=["ES256"])
+    assert exchange(trusting, token).status_code == 200
+    assert {exchange(trusting, text).status_code for text in (same, token, f"{token}=", f"{token}==")} == {401}
+
+
+def test_slow_issuers_hold_up_nobody_else(trusting: Hub, issuer: Issuer) -> None:
+    entered, release = threading.Semaphore(0), threading.Event()
+    answer = issuer.server.RequestHandlerClass.do_GET
+
+    def slowly(handler: Any) -> None:
+        entered.release()
+        release.wait(60)
+        answer(handler)
+
+    issuer.server.RequestHandlerClass.do_GET = slowly
+    token = issuer.token()
+    with concurrent.futures.ThreadPoolExecutor(60) as pool:
+        waiting = [pool.submit(exchange, trusting, token) for _ in range(60)]  # more than the hub has threads
+        try:
+            for _ in range(8):
+                assert entered.acquire(timeout=60)
+            listed = httpx.get(f"{trusting.url}/v1/organisations", timeout=60)
+        finally:
+            release.set()
+        assert listed.status_code == 200
+        assert {answer.result().status_code for answer in waiting} <= {200, 401}
+
+
+def test_an_answer_that_drips_without_end_is_cut_off(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dripping(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(2000):
+                    self.wfile.write(b" ")
+                    time.sleep(0.01)
+                self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(outbound, "_TIMEOUT", 1.0)  # for each read; the whole may take two
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Dripping)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.raises(HubConnectionError, match="TimeoutError"):
+        outbound.get_json(hub.settings, f"http://127.0.0.1:{server.server_port}/")
+    server.shutdown()
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -120,6 +183,8 @@ def test_an_identity_token_is_good_once(trusting: Hub, issuer: Issuer) -> None:
         {"iat": None},
         {"nbf": int(time.time()) + 3600},
         {"exp": "9999999999"},
+        {"exp": 1e300},
+        {"exp": int(time.time()) + 90 * 86400},
     ],
 )
 def test_claims_must_be_equal_and_in_time(trusting: Hub, issuer: Issuer, changes: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import gc
 import importlib
 from collections.abc import AsyncIterator
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 
 from adapterhub.server.__about__ import __version__
@@ -16,7 +17,7 @@ from adapterhub.server.moderation.webhooks import deliver_webhooks
 from adapterhub.server.moderation.weights import look_at_weights
 from adapterhub.server.operations.downloads import Downloads, count_downloads
 from adapterhub.server.operations.requests import RequestLayer, configure_logging
-from adapterhub.server.operations.sweeping import sweep_uploads
+from adapterhub.server.operations.sweeping import sweep
 from adapterhub.server.problems import PROBLEM_RESPONSES, add_problem_handlers
 from adapterhub.server.resolving.answers import Answers
 from adapterhub.server.settings import Settings
@@ -49,6 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         gc.freeze()  # what is loaded now stays: looking through it again and again would hold up answers for 50 ms
+        # exchanges wait for issuers, which may be slow: with threads of their own, so that nothing else waits behind them
+        app.state.exchanging = CapacityLimiter(8)
         tasks = [asyncio.create_task(work(app)) for work in app.state.background]
         try:
             yield
@@ -79,7 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.answers = Answers(storage.database)
     app.state.upstream = Upstream(app, settings, storage) if settings.upstream else None
     app.state.downloads = Downloads(storage)
-    app.state.background = [count_downloads, deliver_webhooks, sweep_uploads, look_at_weights]
+    app.state.background = [count_downloads, deliver_webhooks, sweep, look_at_weights]
     add_problem_handlers(app)
     for name in ROUTERS:
         module = importlib.import_module(name)

@@ -7,6 +7,7 @@ that a name cannot change its mind in between. No redirects; https on the ports 
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import socket
@@ -35,28 +36,35 @@ def pinned(url: str, address: str, host: str, port: int) -> tuple[str, dict[str,
 
 
 def get_json(settings: Settings, url: str) -> Any:
-    """A JSON document from outside.
+    """A JSON document from outside. Not to be called in an event loop.
 
     Raises:
         InvalidConfigError: the address is not allowed.
         HubConnectionError: no answer, another status than 200, too much, or no JSON.
     """
-    target, headers, extensions = pinned(url, *check_address(settings, url))
+    address = check_address(settings, url)
     try:
-        with (
-            httpx.Client(timeout=_TIMEOUT, follow_redirects=False, trust_env=False) as client,
-            client.stream("GET", target, headers=headers, extensions=extensions) as answer,
-        ):
-            if answer.status_code != 200:
-                raise HubConnectionError(f"{url} answered with status {answer.status_code}.")
-            body = b""
-            for piece in answer.iter_raw():
-                body += piece
-                if len(body) > _MAX_BYTES:
-                    raise HubConnectionError(f"{url} answers with more than {_MAX_BYTES} bytes.")
-        return json.loads(body)
-    except (httpx.HTTPError, ValueError, RecursionError) as error:
+        return json.loads(asyncio.run(_get(url, *address)))
+    except (httpx.HTTPError, TimeoutError, ValueError, RecursionError) as error:
         raise HubConnectionError(f"{url} does not answer as it should: {type(error).__name__}.") from error
+
+
+async def _get(url: str, address: str, host: str, port: int) -> bytes:
+    """Asynchronous for one reason: only so is there a time limit for the whole of it, whatever drips in."""
+    target, headers, extensions = pinned(url, address, host, port)
+    async with (
+        asyncio.timeout(2 * _TIMEOUT),
+        httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False, trust_env=False) as client,
+        client.stream("GET", target, headers=headers, extensions=extensions) as answer,
+    ):
+        if answer.status_code != 200:
+            raise HubConnectionError(f"{url} answered with status {answer.status_code}.")
+        body = b""
+        async for piece in answer.aiter_raw():
+            body += piece
+            if len(body) > _MAX_BYTES:
+                raise HubConnectionError(f"{url} answers with more than {_MAX_BYTES} bytes.")
+    return body
 
 
 def check_address(settings: Settings, url: str) -> tuple[str, str, int]:

@@ -36,6 +36,7 @@ __all__ = ["add_publisher", "exchange", "list_publishers", "remove_publisher"]
 LIFETIME = timedelta(minutes=15)
 _ALGORITHMS = ["RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519"]  # never "none", never a shared secret
 _LEEWAY = 30
+_A_DAY = 24 * 3600
 _MAX_TOKEN = 16_384
 _KEYS_SECONDS = 300.0
 _REFETCH_SECONDS = 10.0
@@ -141,7 +142,8 @@ def exchange(storage: Storage, settings: Settings, organisation: str, token: str
     chosen = next((row for row in rows if claims is not None and _matches(row, claims)), None)
     if claims is None or chosen is None:
         raise refused
-    used = hashlib.sha256(token.encode()).hexdigest()
+    # what was signed, not the whole text: a signature can be written in several ways
+    used = hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()
     with storage.database.write() as connection:
         connection.execute(delete(used_assertions).where(used_assertions.c.expires_at < now()))
         hours = (float(claims["exp"]) - time.time() + 2 * _LEEWAY) / 3600
@@ -208,7 +210,7 @@ def _in_time(claims: Mapping[str, Any]) -> bool:
         return False
     if begins is not None and (not isinstance(begins, int | float) or begins > clock + _LEEWAY):
         return False
-    return expires > clock - _LEEWAY and clock - 24 * 3600 < issued < clock + _LEEWAY  # type: ignore[operator]
+    return clock - _LEEWAY < expires < clock + _A_DAY and clock - _A_DAY < issued < clock + _LEEWAY  # type: ignore[operator]
 
 
 def _matches(row: Row[Any], claims: Mapping[str, Any]) -> bool:

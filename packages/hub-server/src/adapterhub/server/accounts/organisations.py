@@ -156,11 +156,7 @@ def find_organisation(connection: Connection, name: str, viewer: Viewer | None =
         AdapterNotFoundError: there is none (to be seen).
     """
     row = connection.execute(select(organisations).where(organisations.c.key == fold(name))).first()
-    if (
-        row is None
-        or row.retired_at is not None
-        or (row.private and viewer is not None and not viewer.can_read(row.id))
-    ):
+    if row is None or row.retired_at is not None or (row.private and viewer is not None and not viewer.knows(row.id)):
         raise AdapterNotFoundError(f"There is no organisation {name!r}.", hint="Names are listed at /v1/organisations.")
     return row
 
@@ -179,7 +175,7 @@ def list_organisations(connection: Connection, viewer: Viewer | None = None) -> 
         .where(organisations.c.retired_at.is_(None))
         .order_by(organisations.c.key)
     )
-    return [describe(row, row.adapters) for row in rows if viewer is None or not row.private or viewer.can_read(row.id)]
+    return [describe(row, row.adapters) for row in rows if viewer is None or not row.private or viewer.knows(row.id)]
 
 
 def describe(row: Row[Any], adapter_count: int | None = None) -> dict[str, Any]:

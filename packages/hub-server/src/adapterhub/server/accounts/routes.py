@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Response
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, Row, select
@@ -24,7 +27,7 @@ from adapterhub.server.moderation import webhooks
 from adapterhub.server.moderation.audit import record
 from adapterhub.server.storage.changes import project
 from adapterhub.server.storage.database import next_serial
-from adapterhub.server.storage.tables import adapters, organisations, tokens
+from adapterhub.server.storage.tables import adapters, organisations, time_text, tokens
 from adapterhub.spec.errors import AuthenticationError, InvalidConfigError
 from adapterhub.spec.reference import fold
 
@@ -66,7 +69,10 @@ class NewToken(_Body):
 
     organisation: Annotated[str, Field(max_length=64)] | None = None
     scopes: Annotated[list[Annotated[str, Field(max_length=16)]], Field(max_length=8)] = ["read", "publish", "yank"]
-    expires: Annotated[str, Field(max_length=16)] | None = None
+    expires: (
+        Annotated[str, Field(max_length=16, description="Such as 90d; left out: never, or when the asking token does")]
+        | None
+    ) = None
     name: str = Field("", max_length=200)
     adapters: str = Field("", max_length=128)
 
@@ -140,7 +146,7 @@ def organisations_list(storage: StorageOf, viewer: ViewerOf) -> dict[str, Any]:
 def organisations_create(storage: StorageOf, viewer: ViewerOf, body: NewOrganisation) -> dict[str, Any]:
     """The name is taken for ever."""
     _operator(viewer)
-    with storage.database.write() as connection:
+    with storage.database.change() as connection:
         made = create_organisation(connection, body.name, display_name=body.display_name, private=body.private)
         record(
             connection, viewer.name, "organisation.create", f"@{body.name}", organisation_id=made, private=body.private
@@ -161,7 +167,7 @@ def organisations_change(
 ) -> dict[str, Any]:
     """Needs the scope admin. Limits are set by operators."""
     changes = {key: value for key, value in body.model_dump(exclude_unset=True).items() if value is not None}
-    with storage.database.write() as connection:
+    with storage.database.change() as connection:
         row = _administered(connection, viewer, organisation)
         made = update_organisation(connection, row, changes, viewer)
         if made:
@@ -201,7 +207,7 @@ def members_set(
     storage: StorageOf, viewer: ViewerOf, organisation: Organisation, account: Organisation, body: Role
 ) -> dict[str, Any]:
     """Roles: owner, maintainer, reviewer, reader."""
-    with storage.database.write() as connection:
+    with storage.database.change() as connection:
         row = _administered(connection, viewer, organisation)
         made = members.set_member(connection, row.id, account, body.role)
         record(
@@ -219,7 +225,7 @@ def members_set(
 @router.delete("/organisations/{organisation}/members/{account}", status_code=204, summary="Remove a member")
 def members_remove(storage: StorageOf, viewer: ViewerOf, organisation: Organisation, account: Organisation) -> Response:
     """The member's tokens for the organisation are revoked."""
-    with storage.database.write() as connection:
+    with storage.database.change() as connection:
         row = _administered(connection, viewer, organisation)
         members.remove_member(connection, row.id, account)
         record(
@@ -241,7 +247,7 @@ def members_token(
     storage: StorageOf, viewer: ViewerOf, organisation: Organisation, account: Organisation, body: NewToken
 ) -> dict[str, Any]:
     """It can do at most what the member's role allows, and ends with the membership."""
-    with storage.database.write() as connection:
+    with storage.database.change() as connection:
         row = _administered(connection, viewer, organisation)
         account_id, allowed = members.allowed_scopes(connection, row.id, account)
         scopes = [scope for scope in check_scopes(body.scopes) if scope in allowed]
@@ -340,9 +346,10 @@ def publishers_remove(
 
 
 @router.post("/oidc/exchange", summary="Exchange an identity token for a token to publish with")
-def oidc_exchange(storage: StorageOf, settings: SettingsOf, body: Exchange) -> JSONResponse:
+async def oidc_exchange(request: Request, storage: StorageOf, settings: SettingsOf, body: Exchange) -> JSONResponse:
     """For trusted publishers. An identity token can be exchanged once."""
-    made = oidc.exchange(storage, settings, body.organisation, body.subject_token)
+    work = partial(oidc.exchange, storage, settings, body.organisation, body.subject_token)
+    made = await to_thread.run_sync(work, limiter=request.app.state.exchanging)
     answer = {
         "access_token": made.secret,
         "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
@@ -420,7 +427,7 @@ def _made(
         connection,
         organisation_id=organisation_id,
         scopes=scopes,
-        expires=parse_duration(body.expires) if body.expires else None,
+        expires_at=_end_of(connection, viewer, body.expires),
         name=body.name,
         adapters=fold(body.adapters),
         account_id=account_id,
@@ -437,6 +444,19 @@ def _made(
         private=True,
     )
     return {"id": made.id, "token": made.secret, "scopes": list(made.scopes), "expires_at": made.expires_at}
+
+
+def _end_of(connection: Connection, viewer: Viewer, lifetime: str | None) -> str | None:
+    """When a token ends that this viewer makes: not after the viewer's own, or an end would be none."""
+    own = connection.execute(select(tokens.c.expires_at).where(tokens.c.id == viewer.token_id)).scalar_one()
+    if lifetime is None:
+        return own
+    end = time_text(datetime.now(UTC) + parse_duration(lifetime))
+    if own is not None and end > own:
+        raise forbidden(
+            f"This token ends at {own}; one it makes cannot live longer.", "Leave `expires` out, or shorten it."
+        )
+    return end
 
 
 def _administered(connection: Connection, viewer: Viewer, name: str) -> Row[Any]:

@@ -26,6 +26,7 @@ PREFIX = "ahub_"
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _SHAPE = re.compile(rf"{PREFIX}[0-9A-Za-z]{{40}}")
+_CENTURY = 36_500 * 86_400
 _USED_EVERY = 60.0  # seconds between two notes of "last used" for one token
 _used: dict[int, float] = {}
 _used_lock = threading.Lock()
@@ -47,11 +48,16 @@ def hash_of(secret: str) -> str:
 
 
 def parse_duration(text: str) -> timedelta:
-    """`90d`, `12h`, `15m`, `30s` as a time span. Raises InvalidConfigError."""
-    found = re.fullmatch(r"(\d{1,6})([smhdw])", text.strip().lower())
+    """`90d`, `12h`, `15m`, `30s` as a time span. Raises InvalidConfigError for anything else, nothing, and more than a century."""
+    found = re.fullmatch(r"([0-9]{1,10})([smhdw])", text.strip().lower())
     if not found:
         raise InvalidConfigError(f"{text!r} is no duration.", hint="Write a number and s, m, h, d or w, such as 90d.")
-    return timedelta(seconds=int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]])
+    seconds = int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]]
+    if not 0 < seconds <= _CENTURY:
+        raise InvalidConfigError(
+            f"{text!r} is no time a token could live.", hint="At most 36500d; leave it out for no end."
+        )
+    return timedelta(seconds=seconds)
 
 
 def check_scopes(scopes: Iterable[str]) -> tuple[str, ...]:

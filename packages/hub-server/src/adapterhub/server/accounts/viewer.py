@@ -45,8 +45,17 @@ class Viewer:
 
     @property
     def is_operator(self) -> bool:
-        """Holds an admin token of the whole hub."""
-        return self.token_id is not None and self.organisation_id is None and "admin" in self.scopes
+        """Holds an admin token of the whole hub, not one limited to some adapters."""
+        return self.token_id is not None and self.organisation_id is None and self.may("admin") and not self.adapters
+
+    @property
+    def sees_private(self) -> bool:
+        """Whether the token shows what is private in its organisation."""
+        return self.may("read")
+
+    def may(self, scope: str) -> bool:
+        """Whether the token has this scope; admin has them all."""
+        return self.token_id is not None and not self.scopes.isdisjoint((scope, "admin"))
 
     def require(self, scope: str, organisation_id: int | None = None, adapter_key: str = "") -> None:
         """Raise AuthenticationError (401 without a token, 403 with a wrong one) unless the viewer may do this.
@@ -60,26 +69,30 @@ class Viewer:
             raise AuthenticationError(
                 "This needs a token.", hint="Send `Authorization: Bearer ahub_…` (adapterhub login)."
             )
-        if scope not in self.scopes and "admin" not in self.scopes:
+        if not self.may(scope):
             raise forbidden(
                 f"This token lacks the scope {scope!r}.", f"Its scopes: {' '.join(sorted(self.scopes)) or 'none'}."
             )
         if organisation_id is not None and self.organisation_id not in (None, organisation_id):
             raise forbidden("This token belongs to another organisation.")
-        if adapter_key and self.adapters and not fnmatchcase(adapter_key, self.adapters):
+        if not self.adapters:
+            return
+        if adapter_key and not fnmatchcase(adapter_key, self.adapters):
             raise forbidden(f"This token is limited to adapters named {self.adapters!r}.")
+        if scope == "admin" and not adapter_key:
+            raise forbidden(f"This token is limited to adapters named {self.adapters!r}, and administers nothing else.")
 
-    def can_read(self, organisation_id: int) -> bool:
-        """Whether private belongings of the organisation are visible to the viewer."""
-        return (
-            self.token_id is not None
-            and bool(self.scopes)
-            and (self.organisation_id == organisation_id or (self.organisation_id is None))
-        )
+    def knows(self, organisation_id: int) -> bool:
+        """Whether the viewer may know that a private organisation exists: every token of its own does."""
+        return self.token_id is not None and bool(self.scopes) and self.organisation_id in (None, organisation_id)
 
-    def sees(self, table: Table | Any) -> ColumnElement[bool]:
-        """The SQL condition on `table` (with columns `private`, `organisation_id`) for rows the viewer may see."""
-        if self.token_id is None or not self.scopes:
+    def sees(self, table: Table | Any, scope: str = "read") -> ColumnElement[bool]:
+        """The SQL condition on `table` (with columns `private`, `organisation_id`) for rows the viewer may see.
+
+        Args:
+            scope: what for; to yank something private takes the scope to yank, not the one to read.
+        """
+        if not self.may(scope):
             return table.c.private == false()
         if self.organisation_id is None:
             return true()

@@ -239,7 +239,7 @@ def namespace_adapters(
         AdapterNotFoundError: there is no such publisher, or none to be seen.
     """
     organisation = connection.execute(select(organisations).where(organisations.c.key == fold(name))).first()
-    if organisation is None or (organisation.private and not viewer.can_read(organisation.id)):
+    if organisation is None or (organisation.private and not viewer.knows(organisation.id)):
         raise AdapterNotFoundError(
             f"There is no publisher @{name}.", hint="Search for an adapter, or check the spelling."
         )

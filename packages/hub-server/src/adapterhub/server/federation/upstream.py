@@ -22,13 +22,14 @@ from urllib.parse import quote, urlencode
 
 import httpx
 from fastapi import FastAPI, Request, Response
-from sqlalchemy import Connection, delete, select, true
+from sqlalchemy import Connection, delete, not_, select, true, update
 from starlette.concurrency import run_in_threadpool
 
 from adapterhub.server.accounts.viewer import Viewer
 from adapterhub.server.federation.merging import merge_index
 from adapterhub.server.federation.tables import upstream_blobs, upstream_files
 from adapterhub.server.publishing.uploads import insert_missing
+from adapterhub.server.resolving.files import is_index_path
 from adapterhub.server.resolving.service import resolve_reference
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage import Storage
@@ -49,7 +50,9 @@ log = logging.getLogger("adapterhub.server.upstream")
 
 _FRESH_HOURS = 60 / 3600
 _TIMEOUT = httpx.Timeout(10.0, connect=3.0)
+_WHOLE_SECONDS = 60.0
 _MAX_FILE = 64 * 1024 * 1024
+_KEPT_HOURS = 30 * 24.0
 #: sees everything: used to find out whether a name exists here at all
 _EVERYBODY = Viewer(token_id=0, name="federation", scopes=frozenset(("read", "admin")))
 
@@ -64,6 +67,17 @@ class Upstream:
         self.storage = storage
         self._client: httpx.AsyncClient | None = None
         self._pulling: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def sweep(self) -> int:
+        """Forget what upstream did not have, and what nobody has asked for in a month; returns how much that was."""
+        files, gone = upstream_files, 0
+        with self.storage.database.write(durable=False) as connection:
+            for old in (
+                (files.c.status != 200) & (files.c.fetched_at < now(hours=-_FRESH_HOURS)),
+                (files.c.fetched_at < now(hours=-_KEPT_HOURS)) & not_(files.c.path.startswith("/v1/manifests/")),
+            ):
+                gone += connection.execute(delete(files).where(old)).rowcount
+        return gone
 
     async def close(self) -> None:
         """Close connections."""
@@ -93,7 +107,8 @@ class Upstream:
     async def index(self, path: str, own: bytes | None) -> bytes | None:
         """An index file of both hubs: everything that is ours, and of upstream's what does not touch ours."""
         kind = path.partition("/")[0]
-        if kind not in ("ns", "k", "a", "w", "m") or not await run_in_threadpool(self._may_ask_index, kind, path):
+        # only what can be an index file: our token must not fetch whatever a path with dots leads to
+        if not is_index_path(path) or not await run_in_threadpool(self._may_ask_index, kind, path):
             return own
         try:
             status, body = await self._file(f"/index/{quote(path, safe='/')}")
@@ -170,14 +185,8 @@ class Upstream:
             return int(kept.status), bytes(kept.body)
         headers = {"If-None-Match": kept.etag} if kept is not None and kept.etag else {}
         try:
-            answer = await self._http().get(path, headers=headers)
-            if answer.status_code >= 500 or answer.status_code in (401, 403, 429):
-                raise HubConnectionError(f"The upstream hub {self.address} answered with status {answer.status_code}.")
-            if len(answer.content) > _MAX_FILE:
-                raise HubConnectionError(
-                    f"The upstream hub {self.address} sends more than {_MAX_FILE} bytes for {path}."
-                )
-        except (httpx.HTTPError, HubConnectionError) as error:
+            answer, content = await self._get(path, headers)
+        except (httpx.HTTPError, HubConnectionError, TimeoutError) as error:
             if kept is not None:
                 log.warning("upstream does not answer, using what is kept", extra={"fields": {"path": path}})
                 return int(kept.status), bytes(kept.body)
@@ -185,10 +194,22 @@ class Upstream:
         if answer.status_code == 304 and kept is not None:
             status, body, etag = int(kept.status), bytes(kept.body), kept.etag
         else:
-            status, body, etag = answer.status_code, answer.content, answer.headers.get("etag", "")
+            status, body, etag = answer.status_code, content, answer.headers.get("etag", "")
         if not for_ever or status == 200:
             await run_in_threadpool(self._keep_file, key, path, status, etag, body)
         return status, body
+
+    async def _get(self, path: str, headers: dict[str, str]) -> tuple[httpx.Response, bytes]:
+        """An answer and its body, if upstream answers, and with no more than it should."""
+        body = bytearray()
+        async with asyncio.timeout(_WHOLE_SECONDS), self._http().stream("GET", path, headers=headers) as answer:
+            if answer.status_code >= 500 or answer.status_code in (401, 403, 429):
+                raise HubConnectionError(f"The upstream hub {self.address} answered with status {answer.status_code}.")
+            async for piece in answer.aiter_bytes():
+                body += piece
+                if len(body) > _MAX_FILE:
+                    raise HubConnectionError(f"The upstream hub {self.address} sends more than {_MAX_FILE} bytes.")
+        return answer, bytes(body)
 
     def _http(self) -> httpx.AsyncClient:
         if self._client is None:
@@ -273,10 +294,10 @@ class Upstream:
             return connection.execute(select(upstream_files).where(upstream_files.c.key == key)).first()
 
     def _keep_file(self, key: str, path: str, status: int, etag: str, body: bytes) -> None:
+        row = {"path": path, "status": status, "etag": etag, "body": body, "fetched_at": now()}
         with self.storage.database.write(durable=False) as connection:
-            connection.execute(delete(upstream_files).where(upstream_files.c.key == key))
-            row = {"key": key, "path": path, "status": status, "etag": etag, "body": body, "fetched_at": now()}
-            connection.execute(upstream_files.insert().values(**row))
+            if not insert_missing(connection, upstream_files, {"key": key, **row}):
+                connection.execute(update(upstream_files).where(upstream_files.c.key == key).values(**row))
 
     def _forget(self, path: str) -> None:
         key = hashlib.sha256(path.encode()).hexdigest()

@@ -32,7 +32,15 @@ from adapterhub.server.storage.database import inserted_id
 from adapterhub.server.storage.tables import now, organisations, webhook_deliveries, webhooks
 from adapterhub.spec.errors import AdapterNotFoundError, InvalidConfigError
 
-__all__ = ["confirm", "create_webhook", "deliver_webhooks", "list_webhooks", "remove_webhook", "sign"]
+__all__ = [
+    "confirm",
+    "create_webhook",
+    "deliver_webhooks",
+    "list_webhooks",
+    "remove_webhook",
+    "sign",
+    "sweep_deliveries",
+]
 
 log = logging.getLogger("adapterhub.server.webhooks")
 
@@ -41,6 +49,7 @@ _TIMEOUT = 5.0
 _MAX_ANSWER = 1024 * 1024
 _POLL_SECONDS = 1.0
 _MAX_PER_ORGANISATION = 20
+_KEPT_HOURS = 30 * 24.0
 
 
 def sign(secret: str, moment: int, body: bytes) -> str:
@@ -157,6 +166,13 @@ def redeliver(connection: Connection, organisation_id: int, webhook_id: int, del
     )
     if not changed.rowcount:
         raise AdapterNotFoundError(f"There is no delivery {delivery_id}.")
+
+
+def sweep_deliveries(storage: Storage) -> int:
+    """Forget deliveries that came to an end a month ago; returns how many."""
+    old = webhook_deliveries.c.due_at.is_(None) & (webhook_deliveries.c.created_at < now(hours=-_KEPT_HOURS))
+    with storage.database.write(durable=False) as connection:
+        return connection.execute(delete(webhook_deliveries).where(old)).rowcount
 
 
 async def deliver_webhooks(app: FastAPI) -> None:

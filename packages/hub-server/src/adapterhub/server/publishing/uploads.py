@@ -12,7 +12,7 @@ from collections.abc import AsyncIterable, AsyncIterator
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError as UniqueViolation
 from starlette.concurrency import run_in_threadpool
 
@@ -29,11 +29,26 @@ from adapterhub.spec.errors import (
     ValidationFailedError,
 )
 
-__all__ = ["OffsetError", "append", "begin_upload", "discard_upload", "finish", "offset_of", "sweep", "upload_whole"]
+__all__ = [
+    "OffsetError",
+    "append",
+    "begin_upload",
+    "discard_upload",
+    "finish",
+    "offset_of",
+    "sweep_uploads",
+    "upload_whole",
+]
 
 
 _SMALL = 256 * 1024  # whole files up to this size are taken in memory and stored in one step
+_MOST_PIECES = 10_000  # of one upload: each is an object in the store
 _ORGANISATION = select(organisations).where(organisations.c.id == bindparam("organisation"))
+_BROUGHT = (
+    select(blobs.c.size)
+    .join(blob_owners, blob_owners.c.digest == blobs.c.digest)
+    .where(blobs.c.digest == bindparam("digest"), blob_owners.c.organisation_id == bindparam("organisation"))
+)
 
 
 class OffsetError(PublishError):
@@ -99,7 +114,7 @@ async def append(
 
 
 def finish(storage: Storage, upload_id: str, viewer: Viewer, digest: str) -> dict[str, Any]:
-    """Close an upload whose bytes hash to `digest`.
+    """Close an upload whose bytes hash to `digest`. Asked again, because the answer was lost, it answers the same.
 
     Raises:
         IntegrityError: they do not; the upload is gone and has to be sent again.
@@ -107,7 +122,13 @@ def finish(storage: Storage, upload_id: str, viewer: Viewer, digest: str) -> dic
     viewer.require("publish")
     _check_digest(digest)
     with storage.database.read() as connection:
-        session = _session(connection, upload_id, viewer)
+        try:
+            session = _session(connection, upload_id, viewer)
+        except AdapterNotFoundError:
+            row = connection.execute(_BROUGHT, {"digest": digest, "organisation": viewer.organisation_id}).first()
+            if row is None:
+                raise
+            return {"digest": digest, "size": int(row.size)}
         rows = connection.execute(
             select(upload_parts).where(upload_parts.c.upload_id == upload_id).order_by(upload_parts.c.start)
         ).all()
@@ -119,14 +140,15 @@ def finish(storage: Storage, upload_id: str, viewer: Viewer, digest: str) -> dic
     except FileNotFoundError:
         raise AdapterNotFoundError(f"The upload {upload_id} was finished or discarded meanwhile.") from None
     size = sum(part.size for part in parts)
-    _forget(storage, upload_id, [part.path for part in parts])
     if found != digest:
+        _forget(storage, upload_id, [part.path for part in parts])
         raise IntegrityError(
             f"The {size} bytes uploaded have the digest {found}, not {digest}; the upload was discarded.",
             hint="Send the file again.",
             details={"reason": "DigestMismatch", "found": found, "expected": digest},
         )
-    _keep(storage, digest, size, session.organisation_id)
+    _keep(storage, digest, size, session.organisation_id, upload_id)
+    storage.blobs.discard([part.path for part in parts])
     return {"digest": digest, "size": size}
 
 
@@ -210,7 +232,7 @@ def discard_upload(storage: Storage, upload_id: str, viewer: Viewer) -> None:
     _forget(storage, upload_id, paths)
 
 
-def sweep(storage: Storage) -> int:
+def sweep_uploads(storage: Storage) -> int:
     """Drop uploads that were left unfinished; returns how many. Run now and then, by any replica."""
     with storage.database.read() as connection:
         old = list(connection.execute(select(uploads.c.id).where(uploads.c.expires_at < now()).limit(1000)).scalars())
@@ -231,8 +253,14 @@ def _prepare(storage: Storage, settings: Settings, upload_id: str, viewer: Viewe
         session = _session(connection, upload_id, viewer)
         offset = _offset(connection, upload_id)
         room = _room_left(connection, settings, session.organisation_id)
+        count = select(func.count()).select_from(upload_parts).where(upload_parts.c.upload_id == upload_id)
+        pieces = connection.execute(count).scalar_one()
     if offset >= room:
         raise _too_large(room)
+    if pieces >= _MOST_PIECES:
+        raise QuotaExceededError(
+            f"The upload has {pieces} pieces already.", hint="Send larger ones.", details={"limit": _MOST_PIECES}
+        )
     return offset, room - offset
 
 
@@ -317,21 +345,33 @@ def _empty_part(storage: Storage, upload_id: str) -> Part:
 
 def _forget(storage: Storage, upload_id: str, paths: list[str]) -> None:
     with storage.database.write(durable=False) as connection:
-        connection.execute(delete(upload_parts).where(upload_parts.c.upload_id == upload_id))
-        connection.execute(delete(uploads).where(uploads.c.id == upload_id))
+        _delete_session(connection, upload_id)
     storage.blobs.discard(paths)
 
 
-def _keep(storage: Storage, digest: str, size: int, organisation_id: int | None) -> None:
-    """Note a finished blob and who brought it."""
+def _delete_session(connection: Connection, upload_id: str) -> None:
+    connection.execute(delete(upload_parts).where(upload_parts.c.upload_id == upload_id))
+    connection.execute(delete(uploads).where(uploads.c.id == upload_id))
+
+
+def _keep(storage: Storage, digest: str, size: int, organisation_id: int | None, upload_id: str | None = None) -> None:
+    """Note a finished blob and who brought it; with that, in one step, its upload is over.
+
+    Raises:
+        IntegrityError: a prune has just removed row and bytes.
+    """
+    moment = now()
     with storage.database.write(durable=False) as connection:
-        insert_missing(connection, blobs, {"digest": digest, "size": size, "created_at": now()})
+        if not insert_missing(connection, blobs, {"digest": digest, "size": size, "created_at": moment}):
+            # brought again, so wanted again: a prune that waits for this row leaves it alone
+            connection.execute(update(blobs).where(blobs.c.digest == digest).values(created_at=moment))
         if organisation_id is not None:
-            insert_missing(
-                connection, blob_owners, {"digest": digest, "organisation_id": organisation_id, "created_at": now()}
-            )
-    if storage.blobs.size(digest) is None:  # a prune was faster: it removes row and bytes together
-        raise IntegrityError(f"The bytes of {digest} were removed meanwhile.", hint="Send the file again.")
+            owner = {"digest": digest, "organisation_id": organisation_id, "created_at": moment}
+            insert_missing(connection, blob_owners, owner)
+        if storage.blobs.size(digest) is None:
+            raise IntegrityError(f"The bytes of {digest} were removed meanwhile.", hint="Send the file again.")
+        if upload_id is not None:
+            _delete_session(connection, upload_id)
 
 
 def insert_missing(connection: Connection, table: Any, values: dict[str, Any]) -> bool:

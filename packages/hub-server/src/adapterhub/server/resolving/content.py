@@ -83,7 +83,7 @@ def blob_size(connection: Connection, digest: str, viewer: Viewer) -> int:
         .where(version_files.c.digest == blobs.c.digest, _visible(viewer))
     )
     seen: Any = used
-    if viewer.organisation_id is not None and viewer.scopes:
+    if viewer.organisation_id is not None and viewer.sees_private:
         brought = exists(
             select(literal(1)).where(
                 blob_owners.c.digest == blobs.c.digest, blob_owners.c.organisation_id == viewer.organisation_id
@@ -119,6 +119,6 @@ def manifest_bytes(connection: Connection, digest: str, viewer: Viewer) -> bytes
 def _visible(viewer: Viewer) -> Any:
     """Published and not hidden; the organisation's own people also see what waits for review."""
     published = and_(versions.c.state == "published", viewer.sees(adapters))
-    if viewer.organisation_id is None or not viewer.scopes:
+    if viewer.organisation_id is None or not viewer.sees_private:
         return published
     return or_(published, and_(versions.c.state == "pending", adapters.c.organisation_id == viewer.organisation_id))

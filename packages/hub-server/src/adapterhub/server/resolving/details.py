@@ -103,4 +103,4 @@ def _version(row: Row[Any]) -> dict[str, Any]:
 
 def _shown(version: Row[Any], adapter: Row[Any], viewer: Viewer) -> bool:
     """Tombstones are for everybody; what waits or was refused only for the organisation."""
-    return version.state in ("published", "deleted", "quarantined") or is_own(adapter, viewer)
+    return version.published_at is not None or is_own(adapter, viewer)

@@ -37,7 +37,7 @@ from adapterhub.spec.index_files import (
 from adapterhub.spec.reference import fold
 from adapterhub.spec.resolution import load_aliases
 
-__all__ = ["etag_of", "hub_config", "index_file", "index_pages"]
+__all__ = ["etag_of", "hub_config", "index_file", "index_pages", "is_index_path"]
 
 _Key: TypeAlias = tuple[str, str, str]  # model, folded task, folded subtask
 
@@ -76,6 +76,11 @@ def hub_config(connection: Connection, settings: Settings) -> dict[str, Any]:
         "auth_required": False,
         "index_version": INDEX_VERSION,
     }
+
+
+def is_index_path(path: str) -> bool:
+    """Whether `/index/<path>` could be a file of adapters, whatever it holds."""
+    return any(pattern.fullmatch(path) for pattern in (_NAMESPACE, _BUCKET, _PAGE)) and "/." not in path
 
 
 def index_file(connection: Connection, settings: Settings, path: str, viewer: Viewer = ANONYMOUS) -> bytes | None:
@@ -428,7 +433,7 @@ def _model_file(connection: Connection, bucket: str, viewer: Viewer) -> bytes | 
 
 
 def _private_pairs(connection: Connection, viewer: Viewer) -> list[_Pair]:
-    if viewer.token_id is None or not viewer.scopes:
+    if not viewer.sees_private:
         return []
     rows = connection.execute(
         select(adapters.c.model_name, adapters.c.task, adapters.c.subtask, adapters.c.type, versions.c.yanked)

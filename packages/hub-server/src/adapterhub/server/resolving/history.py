@@ -14,8 +14,11 @@ from adapterhub.spec.reference import fold
 __all__ = ["adapter_history", "adapter_row"]
 
 
-def adapter_row(connection: Connection, namespace: str, name: str, viewer: Viewer) -> Row[Any]:
+def adapter_row(connection: Connection, namespace: str, name: str, viewer: Viewer, scope: str = "read") -> Row[Any]:
     """The adapter's row with `namespace` beside it, also when none of its versions is published (any more).
+
+    Args:
+        scope: what the viewer wants to do with it, see `Viewer.sees`.
 
     Raises:
         AdapterNotFoundError: there is none, or none this viewer may know of.
@@ -23,7 +26,7 @@ def adapter_row(connection: Connection, namespace: str, name: str, viewer: Viewe
     row = connection.execute(
         select(adapters, organisations.c.name.label("namespace"))
         .join(organisations, organisations.c.id == adapters.c.organisation_id)
-        .where(organisations.c.key == fold(namespace), adapters.c.key == fold(name), viewer.sees(adapters))
+        .where(organisations.c.key == fold(namespace), adapters.c.key == fold(name), viewer.sees(adapters, scope))
     ).first()
     if row is None or not (row.listed or is_own(row, viewer) or _was_public(connection, row.id)):
         raise AdapterNotFoundError(f"There is no adapter @{namespace}/{name}.", hint="Search at /v1/adapters?q=…")
@@ -54,7 +57,7 @@ def adapter_history(connection: Connection, namespace: str, name: str, viewer: V
                 "published_at": version.published_at,
             }
             for version in found
-            if own or version.state in ("published", "deleted", "quarantined")
+            if own or version.published_at is not None
         ],
     }
 
@@ -66,6 +69,8 @@ def is_own(adapter: Row[Any], viewer: Viewer) -> bool:
 
 def _was_public(connection: Connection, adapter_id: int) -> bool:
     gone = select(versions.c.id).where(
-        versions.c.adapter_id == adapter_id, versions.c.state.in_(("deleted", "quarantined"))
+        versions.c.adapter_id == adapter_id,
+        versions.c.state.in_(("deleted", "quarantined")),
+        versions.c.published_at.is_not(None),
     )
     return connection.execute(gone.limit(1)).first() is not None

@@ -112,7 +112,7 @@ def _entries_of_path(
 
 def entries_of_adapter(connection: Connection, namespace: str, name: str, viewer: Viewer) -> list[IndexEntry]:
     """All published versions of `@namespace/name`, oldest first; empty for what the viewer may not see."""
-    if _sees_private(viewer):
+    if viewer.sees_private:
         query = _lines().where(
             organisations.c.key == fold(namespace), adapters.c.key == fold(name), viewer.sees(adapters)
         )
@@ -274,14 +274,10 @@ def _stamps(connection: Connection, model_name: str, keys: Sequence[tuple[str, s
     return found
 
 
-def _sees_private(viewer: Viewer) -> bool:
-    return viewer.token_id is not None and bool(viewer.scopes)
-
-
 def _private_entries(
     connection: Connection, model_name: str, keys: Sequence[tuple[str, str]], viewer: Viewer
 ) -> list[IndexEntry]:
-    if not _sees_private(viewer):
+    if not viewer.sees_private:
         return []
     rows = connection.execute(
         _lines()
@@ -312,7 +308,7 @@ def _matching_pairs(
             return [(fold(reference.task), fold(reference.subtask or ""))]
     rows = connection.execute(_WORDS, {"model": model_name, "words": _words(reference, aliases)})
     found = {(row.task, row.subtask) for row in rows if (pinned or row.live) and type in (None, row.type)}
-    if _sees_private(viewer):
+    if viewer.sees_private:
         found.update(_private_pairs(connection, viewer, model_name, type))
     _, chosen = match_pairs(reference, sorted(found), aliases)
     return list(dict.fromkeys((fold(task), fold(subtask)) for task, subtask in chosen))

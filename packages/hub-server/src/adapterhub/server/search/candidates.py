@@ -141,7 +141,7 @@ def count_matches(connection: Connection, matches: Sequence[Match], viewer: View
 def count_all(connection: Connection, viewer: Viewer) -> int:
     """How many adapters the viewer may see."""
     total = int(connection.execute(_PUBLIC).scalar_one())
-    if viewer.token_id is not None and viewer.scopes:
+    if viewer.sees_private:
         own = select(func.count()).select_from(listings).where(listings.c.private, viewer.sees(listings))
         total += int(connection.execute(own).scalar_one())
     return total

@@ -160,7 +160,7 @@ def tsquery_expression(matches: Sequence[Match], viewer: Viewer) -> str:
 
 def _hidden(viewer: Viewer) -> tuple[str, str | None] | None:
     """The word of what the viewer may not see, and the word that makes an exception; None for one who sees all."""
-    if viewer.token_id is None or not viewer.scopes:
+    if not viewer.sees_private:
         return PRIVATE_WORD, None
     if viewer.organisation_id is None:
         return None
