@@ -22,6 +22,8 @@ from adapter_folder import write_folder
 from conftest import Stores
 from hub import digest_of, publish
 
+from adapterhub.server.settings import Settings
+
 COMMAND = [sys.executable, "-m", "adapterhub.server.cli"]
 
 
@@ -100,6 +102,8 @@ def test_what_cannot_work_is_one_line_and_no_traceback(tmp_path: Path) -> None:
             "no name": run("org", "create", "a/b", "--data", data),
             "no duration": run("token", "create", "--hub", "--expires", "soon", "--data", data),
             "is not int": run("org", "list", "--data", data, ADAPTERHUB_SERVER_MAX_FILE_BYTES="many"),
+            "is none of": run("serve", "--data", data, "--log-level", "loud"),
+            "no address": run("serve", "--data", data, ADAPTERHUB_SERVER_UPSTREAM="hub.example"),
         }
     for text, process in failures.items():
         assert process.returncode not in (0, None), text
@@ -167,3 +171,38 @@ def test_two_workers_share_everything(stored: dict[str, str], tmp_path: Path) ->
         time.sleep(0.2)
         metrics = client.get("/metrics").text
         assert 'adapterhub_publishes_total{result="created"} 5.0' in metrics
+
+
+def test_every_setting_comes_from_the_environment_too_and_a_slip_of_the_pen_is_told(tmp_path: Path) -> None:
+    env = {key: value for key, value in os.environ.items() if not key.startswith("ADAPTERHUB_")}
+    settings = {"DATA": str(tmp_path / "hub"), "HOST": "127.0.0.1", "PORT": "0", "WORKERS": "1", "RATE_LIMIT": "5"}
+    env |= {f"ADAPTERHUB_SERVER_{name}": value for name, value in settings.items()}
+    process = subprocess.Popen([*COMMAND, "serve"], stderr=subprocess.PIPE, text=True, env=env)
+    assert process.stderr is not None
+    try:
+        first, second = process.stderr.readline(), process.stderr.readline()
+        assert "ADAPTERHUB_SERVER_RATE_LIMIT is no setting" in first
+        assert re.search(r"http://127\.0\.0\.1:\d+ ", second) and ":8080" not in second
+    finally:
+        process.terminate()
+        process.communicate(timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RATE_PER_MINUTE", "-1"),
+        ("MAX_FILE_BYTES", "0"),
+        ("DELETE_HOURS", "nan"),
+        ("UPLOAD_HOURS", "inf"),
+        ("TRUST_PROXY", "maybe"),
+        ("LOG_FORMAT", "xml"),
+        ("PUBLIC_URL", "//hub.example"),
+        ("UPSTREAM", "https://[x"),
+        ("SMTP_URL", "http://user:password@mail.example"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=name) as caught:
+        Settings.read({f"ADAPTERHUB_SERVER_{name}": value})
+    assert "password" not in str(caught.value)

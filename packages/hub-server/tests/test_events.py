@@ -18,9 +18,13 @@ import pytest
 from adapter_folder import write_folder
 from hub import Hub, digest_of, publish
 
-from adapterhub.server.operations.requests import _JsonLines
+from adapterhub.server.moderation.webhooks import sweep_deliveries
+from adapterhub.server.operations import downloads as downloads_module
+from adapterhub.server.operations.rates import RateLimits
+from adapterhub.server.operations.requests import _JsonLines, _TextLines
 from adapterhub.server.outbound import check_address
 from adapterhub.server.settings import Settings
+from adapterhub.server.storage.tables import now, webhook_deliveries
 from adapterhub.spec.errors import InvalidConfigError
 
 
@@ -184,6 +188,77 @@ def test_guessing_tokens_is_limited_by_address(settings: Settings) -> None:
         while len(codes) < 50 and 429 not in codes:  # a slow machine gets some more
             codes.append(hub.client(f"ahub_{len(codes):040}").get("/v1/whoami").status_code)
         assert codes[:5] == [401] * 5 and codes[-1] == 429
+
+
+def test_an_invented_token_opens_no_door_around_the_limit(settings: Settings) -> None:
+    with hub_module.serve(dataclasses.replace(settings, rate_per_minute=5)) as hub:
+        client = hub.member("demo")
+        codes: list[int] = []
+        while len(codes) < 50 and 429 not in codes:
+            codes.append(hub.client("x").get("/v1/organisations").status_code)
+        assert codes[-1] == 429
+        assert hub.http.get("/v1/organisations").status_code == 200  # what wrong tokens use up is counted by itself
+        assert client.get("/v1/organisations").status_code == 429
+
+
+def test_addresses_of_one_ipv6_subscriber_are_counted_as_one() -> None:
+    limits = RateLimits(Settings(rate_per_minute=2))
+    scope = {"path": "/v1/adapters"}
+    addresses = [
+        "2001:db8:0:1::1",
+        "2001:db8:0:1:ffff::2",
+        "2001:db8:0:1:1:2:3:4",
+        "2001:db8:0:2::1",
+        "what a proxy: wrote",
+    ]
+    verdicts = [limits.check(scope, b"", address) for address in addresses]
+    assert [verdict is not None and verdict.allowed for verdict in verdicts] == [True, True, False, True, True]
+
+
+def test_no_path_writes_a_line_of_its_own_into_the_log() -> None:
+    record = logging.LogRecord("adapterhub.x", logging.INFO, "", 0, "request", (), None)
+    record.fields = {"path": "/a\n12:00:00 info request path=/forged\x1b[31m", "status": 404}
+    for formatter in (_TextLines(), _JsonLines()):
+        text = formatter.format(record)
+        assert text.isprintable() and "forged" in text
+
+
+def test_a_file_asked_for_before_it_was_published_is_counted_afterwards(hub: Hub, folder: Path) -> None:
+    client = hub.member("demo")
+    weights = (folder / "adapter.safetensors").read_bytes()
+    client.post("/v1/uploads", params={"digest": digest_of(weights)}, content=weights).raise_for_status()
+    client.get(f"/v1/blobs/{digest_of(weights)}").raise_for_status()
+    hub.app.state.downloads.flush()
+    publish(client, folder, name="mine").raise_for_status()
+    hub.http.get(f"/v1/blobs/{digest_of(weights)}").raise_for_status()
+    assert downloads(hub, 1) == 1
+
+
+def test_downloads_that_cannot_be_written_now_are_written_later(
+    hub: Hub, published: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = hub.app.state.downloads
+    with monkeypatch.context() as patched:
+        patched.setattr(downloads_module, "project", lambda *_: 1 / 0)
+        hub.http.get(f"/v1/blobs/{published}").raise_for_status()
+        deadline = time.monotonic() + 60
+        while not counts._waiting and time.monotonic() < deadline:  # a download ends a moment after its last byte
+            time.sleep(0.01)
+        with pytest.raises(ZeroDivisionError):
+            counts.flush()
+    assert downloads(hub, 1) == 1
+
+
+def test_deliveries_long_done_are_forgotten(hub: Hub, folder: Path) -> None:
+    organisation = hub.organisation("demo")
+    admin = hub.client(hub.token(organisation, scopes=("admin",)))
+    admin.post("/v1/webhooks", json={"url": "http://127.0.0.1:9/"}).raise_for_status()
+    with hub.storage.database.write() as connection:
+        for due, created in ((None, now(hours=-800)), (None, now()), (now(hours=100), now(hours=-800))):
+            row = {"webhook_id": 1, "event": "adapter.edit", "body": "{}", "due_at": due, "created_at": created}
+            connection.execute(webhook_deliveries.insert().values(**row))
+    assert sweep_deliveries(hub.storage) == 1
+    assert len(admin.get("/v1/webhooks").json()["items"][0]["deliveries"]) == 2
 
 
 def test_logs_hold_no_secrets() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from conftest import Stores
 from hub import Hub, digest_of, publish
 from sqlalchemy import update
 
+from adapterhub.server.federation import upstream as upstream_module
 from adapterhub.server.federation.tables import upstream_files
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage.tables import adapters, now
@@ -216,3 +219,56 @@ def test_bytes_that_upstream_shows_are_given_even_where_the_same_are_private_her
     digest = upstream.http.get("/v1/resolve", params={"ref": "@public/bert-sst"}).json()["digest"]
     front.http.get(f"/v1/manifests/{digest}").raise_for_status()
     assert digest_of(front.http.get(f"/v1/blobs/{config}").content) == config
+
+
+def test_no_path_with_dots_makes_upstream_answer_something_else(both: tuple[Hub, Hub, Asked]) -> None:
+    front, _, asked = both
+    for path in (
+        "ns/pu/public/..%2F..%2F..%2Fv1%2Fwhoami",
+        "ns/..%2F..%2Fv1/whoami",
+        "ns/pu/public/..%2fbert-sst.jsonl",
+        "ns/pu/..%2Fwhoami",
+        "k/..%2F..%2Fv1%2Ftokens",
+        "ns/pu/public/x.jsonl%3Fa=b",
+    ):
+        assert front.http.get(f"/index/{path}").status_code == 404, path
+    assert asked.lines == []
+
+
+def test_what_upstream_did_not_have_is_forgotten_and_what_it_had_is_kept(both: tuple[Hub, Hub, Asked]) -> None:
+    front, _, asked = both
+    where = {"ref": "sst", "model": MODEL}
+    for name in ("one", "two"):
+        assert front.http.get(f"/v1/resolve?ref=@nobody/{name}").status_code == 404
+    front.http.get("/v1/resolve", params=where).raise_for_status()
+    upstream = front.app.state.upstream
+    assert upstream.sweep() == 0
+    with front.storage.database.write() as connection:
+        connection.execute(update(upstream_files).values(fetched_at=now(hours=-1)))
+    assert upstream.sweep() == 2
+    asked.lines.clear()
+    front.http.get("/v1/resolve", params=where).raise_for_status()
+    assert len(asked.lines) == 1
+
+
+def test_two_replicas_may_keep_the_same_answer(both: tuple[Hub, Hub, Asked]) -> None:
+    upstream = both[0].app.state.upstream
+    start = threading.Barrier(2, timeout=60)
+
+    def keep(body: bytes) -> None:
+        start.wait()
+        for _ in range(20):
+            upstream._keep_file("k", "/x", 200, "", body)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(keep, (b"one", b"two")))
+    assert bytes(upstream._kept_file("k").body) in (b"one", b"two")
+
+
+def test_an_answer_of_upstream_larger_than_anything_it_should_send_is_not_taken(
+    both: tuple[Hub, Hub, Asked], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front, _, _ = both
+    monkeypatch.setattr(upstream_module, "_MAX_FILE", 100)
+    answer = front.http.get("/v1/resolve", params={"ref": "sst", "model": MODEL})
+    assert (answer.status_code, answer.json()["code"]) == (502, "HubConnection")

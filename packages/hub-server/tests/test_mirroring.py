@@ -163,7 +163,7 @@ def test_other_bytes_than_recorded_are_refused_and_nothing_is_kept(imported: Hub
     done = mirror(imported.storage, [f"{RECORDED}={site}AdapterHub/"])
     assert "has the digest" in done.refused["@old/tiny:1"]
     assert status(imported) == "unavailable"
-    assert list(imported.storage.blobs.digests()) == []
+    assert list(imported.storage.blobs.stored()) == []
 
 
 def test_addresses_outside_the_named_prefix_are_never_asked(imported: Hub, site: str) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from adapter_folder import write_folder
 from hub import Hub, digest_of, publish
-from sqlalchemy import update
+from sqlalchemy import event, func, select, update
 
 from adapterhub.server.moderation.audit import check_chain
 from adapterhub.server.storage.tables import adapters, audit, now, versions
@@ -212,3 +215,67 @@ def test_nobody_changes_what_is_not_theirs(hub: Hub, tmp_path: Path, path: str) 
     assert hub.http.post(NAME + path, json={}).status_code == 401
     assert stranger.post(NAME + path, json={}).status_code == 403
     assert stranger.post("/v1/adapters/@demo/nothing" + path, json={}).status_code == 404
+
+
+def test_a_decision_made_behind_a_deletion_does_not_bring_the_version_back(hub: Hub, tmp_path: Path) -> None:
+    organisation = hub.organisation("demo")
+    author = hub.client(hub.token(organisation, scopes=("publish",)))
+    reviewer = hub.client(hub.token(organisation, scopes=("review",)))
+    hub.client(hub.token(organisation, scopes=("admin",))).patch("/v1/organisations/demo", json={"review": True})
+    publish(author, write_folder(tmp_path / "a"), "sentiment/sst-2@demo", "1", name="mine").raise_for_status()
+    asked = threading.Event()
+
+    def seen(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "hub" in statement and ("FOR UPDATE" in statement or statement.startswith("UPDATE")):
+            asked.set()
+
+    engine = hub.storage.database.engine
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with hub.storage.database.change() as connection:
+            event.listen(engine, "before_cursor_execute", seen)
+            waiting = pool.submit(reviewer.post, f"{NAME}/versions/1/approve")
+            if not hub.storage.database.is_sqlite:  # there the approval could have looked before it waits
+                assert asked.wait(60)
+            event.remove(engine, "before_cursor_execute", seen)
+            connection.execute(update(versions).values(state="deleted"))
+        assert waiting.result(60).status_code == 403
+    assert hub.http.get("/v1/resolve", params=RESOLVE).status_code == 404
+
+
+def test_a_submission_that_was_never_published_leaves_no_public_trace(hub: Hub, tmp_path: Path) -> None:
+    organisation = hub.organisation("demo")
+    author = hub.client(hub.token(organisation))
+    hub.client(hub.token(organisation, scopes=("admin",))).patch("/v1/organisations/demo", json={"review": True})
+    publish(author, write_folder(tmp_path / "a"), "sentiment/sst-2@demo", "1", name="mine").raise_for_status()
+    author.delete(f"{NAME}/versions/1", params={"reason": "a slip"}).raise_for_status()
+    assert author.get(f"{NAME}/history").json()["versions"][0]["state"] == "deleted"
+    for path in (NAME, f"{NAME}/history", f"{NAME}/versions/1"):
+        assert hub.http.get(path).status_code == 404, path
+    assert all(
+        item.get("hidden") or "mine" not in item["subject"] for item in hub.http.get("/v1/audit").json()["items"]
+    )
+
+
+def test_rows_missing_at_the_end_of_the_audit_log_are_noticed(hub: Hub, tmp_path: Path) -> None:
+    two_versions(hub, tmp_path)
+    with hub.storage.database.write() as connection:
+        last = connection.execute(select(func.max(audit.c.serial))).scalar_one()
+        connection.execute(audit.delete().where(audit.c.serial == last))
+    with hub.storage.database.read() as connection:
+        assert check_chain(connection) == [f"audit row {last}: is missing at the end, or was changed"]
+    hub.member("other").post("/v1/uploads")
+    hub.operator().post("/v1/organisations", json={"name": "third"}).raise_for_status()
+    with hub.storage.database.read() as connection:
+        assert check_chain(connection) != []  # and going on does not hide it
+
+
+def test_what_an_organisation_did_is_hidden_with_it_and_cannot_be_guessed(hub: Hub, tmp_path: Path) -> None:
+    organisation = hub.organisation("demo")
+    admin = hub.client(hub.token(organisation, scopes=("admin",)))
+    publish(admin, write_folder(tmp_path / "a"), name="mine").raise_for_status()
+    assert hub.http.get("/v1/audit").json()["items"][0]["subject"] == "@demo/mine:1"
+    admin.patch("/v1/organisations/demo", json={"private": True}).raise_for_status()
+    assert all(item["hidden"] for item in hub.http.get("/v1/audit").json()["items"])
+    own = admin.get("/v1/audit").json()["items"]
+    assert own[0]["subject"] == "@demo/mine:1"
+    assert len(own[-1]["details"]["salt"]) == 32  # else the hash would confirm what somebody suspects

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
+import obstore
 import pytest
 from adapter_folder import write_folder
 from hub import Hub, digest_of, manifest_of, publish, upload, upload_folder
 
+from adapterhub.server.operations.verification import prune, verify
+from adapterhub.server.publishing import service, uploads
 from adapterhub.spec.heads import parse_head
 from adapterhub.spec.manifest import Manifest
 
@@ -292,3 +297,119 @@ def test_dependencies_are_resolved_when_something_is_published(hub: Hub, tmp_pat
     assert attempt(6, "no reference at all") == ["/dependencies/0/reference"]
     body = hub.http.get("/v1/resolve", params={"ref": "@demo/task"}).json()
     assert body["version"] == "1"
+
+
+def test_an_upload_is_finished_again_when_the_answer_was_lost(hub: Hub) -> None:
+    client = hub.member("demo")
+    location = client.post("/v1/uploads").json()["location"]
+    for offset, piece in ((0, b"first "), (6, b"second")):
+        client.patch(location, content=piece, headers={"Upload-Offset": str(offset)}).raise_for_status()
+    digest = digest_of(b"first second")
+    answers = [client.put(location, params={"digest": digest}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].json() == answers[1].json() == {"digest": digest, "size": 12}
+    assert client.put(location, params={"digest": digest_of(b"other")}).status_code == 404
+    assert hub.member("other").put(location, params={"digest": digest}).status_code == 404
+
+
+@pytest.mark.parametrize("pieces", [[b"whole"], [b"in ", b"two"]])
+def test_an_upload_survives_a_death_between_bytes_and_records(
+    hub: Hub, pieces: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = hub.member("demo")
+    location = client.post("/v1/uploads").json()["location"]
+    for number, piece in enumerate(pieces):
+        offset = str(len(b"".join(pieces[:number])))
+        client.patch(location, content=piece, headers={"Upload-Offset": offset}).raise_for_status()
+    data = b"".join(pieces)
+
+    def die(*_: object) -> None:
+        raise RuntimeError("killed here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(uploads, "_keep", die)
+        assert client.put(location, params={"digest": digest_of(data)}).status_code == 500
+    assert client.put(location, params={"digest": digest_of(data)}).status_code == 201
+    assert client.get(f"/v1/blobs/{digest_of(data)}").content == data
+    assert prune(hub.storage, hours=0) == 1  # nothing but the blob itself, which no version uses
+
+
+def test_an_upload_has_only_so_many_pieces(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "_MOST_PIECES", 2)
+    client = hub.member("demo")
+    location = client.post("/v1/uploads").json()["location"]
+    codes = [
+        client.patch(location, content=b"x", headers={"Upload-Offset": str(offset)}).status_code for offset in range(3)
+    ]
+    assert codes == [204, 204, 429]
+
+
+def test_what_killed_processes_left_behind_is_pruned_and_nothing_else(hub: Hub, folder: Path) -> None:
+    client = hub.member("demo")
+    publish(client, folder).raise_for_status()
+    going_on = client.post("/v1/uploads").json()["location"]
+    client.patch(going_on, content=b"going on", headers={"Upload-Offset": "0"}).raise_for_status()
+    store = hub.storage.blobs
+    stray = store.put(b"got its name, and was never written down")
+    obstore.put(store.store, "uploads/0123/00000000000000000000-abcd", b"a piece nobody knows")
+    left = 2
+    if store.folder is not None:
+        half = store.folder / "blobs" / "sha256" / "ab" / "abcd#1"  # what obstore leaves of an unfinished write
+        half.parent.mkdir(parents=True, exist_ok=True)
+        half.write_bytes(b"half")
+        left = 3
+    assert prune(hub.storage) == 0
+    assert prune(hub.storage, hours=-1 / 60) == left  # as if a minute had gone by
+    assert store.size(stray) is None
+    assert verify(hub.storage).problems == verify(hub.storage).unused == []
+    client.put(going_on, params={"digest": digest_of(b"going on")}).raise_for_status()
+
+
+def test_a_quota_holds_when_many_publish_at_once(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, operator = hub.member("demo"), hub.operator()
+    manifests = []
+    for number in range(2):
+        folder = write_folder(tmp_path / str(number), seed=number)
+        upload_folder(client, folder)
+        manifests.append(manifest_of(folder, f"sentiment/sst-{number}@demo", name=f"a{number}"))
+    both = threading.Barrier(2, timeout=60)
+    checked = service.content_problems
+
+    def together(*given: Any) -> list[Any]:
+        both.wait()  # each has seen that there is room for one more
+        return checked(*given)
+
+    monkeypatch.setattr(service, "content_problems", together)
+    operator.patch("/v1/organisations/demo", json={"max_bytes": manifests[0].size * 3 // 2}).raise_for_status()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda one: client.post("/v1/publish", json={"manifest": one.to_json()}), manifests))
+    assert sorted(answer.status_code for answer in answers) == [201, 413]
+
+
+def test_bytes_pruned_while_they_are_being_published_are_asked_for_again(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = hub.member("demo")
+    upload_folder(client, folder)
+    checked = service.content_problems
+
+    def pruned(*given: Any) -> list[Any]:
+        problems = checked(*given)
+        prune(hub.storage, hours=-1)
+        return problems
+
+    monkeypatch.setattr(service, "readme_of", lambda *_: "")
+    with monkeypatch.context() as patched:
+        patched.setattr(service, "content_problems", pruned)
+        refused = client.post("/v1/publish", json={"manifest": manifest_of(folder).to_json()})
+    assert refused.status_code == 422 and "not uploaded" in refused.text
+    assert publish(client, folder).status_code == 201
+    assert verify(hub.storage).problems == []
+
+
+def test_a_text_no_database_keeps_is_refused_and_not_failed_at(hub: Hub) -> None:
+    for path in ("/v1/organisations/%00", "/v1/adapters/@a/%00", "/v1/adapters?q=a%00b", "/v1/resolve?ref=@a/%00"):
+        assert hub.http.get(path).status_code in (200, 400, 404, 422), path
+    client = hub.operator()
+    made = client.post("/v1/organisations", json={"name": "zero", "display_name": "a\0b"})
+    assert made.status_code in (201, 422)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from obstore.exceptions import BaseError as BlobStoreError
+from sqlalchemy.exc import DBAPIError
 
 from adapterhub.server.__about__ import __version__
 from adapterhub.server.catalogue.commands import add_commands
-from adapterhub.server.settings import Settings
+from adapterhub.server.settings import Settings, unknown_settings
 from adapterhub.server.storage import Storage, open_storage
 from adapterhub.spec.errors import AdapterHubError, InvalidConfigError, exit_code
 
@@ -65,15 +68,25 @@ def version() -> None:
 @app.command()
 def serve(
     data: Data = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8080,
-    workers: Annotated[int, typer.Option(help="Processes.", min=1, max=256)] = 1,
+    host: Annotated[str, typer.Option(help="Address to listen on.", envvar="ADAPTERHUB_SERVER_HOST")] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535, envvar="ADAPTERHUB_SERVER_PORT"),
+    ] = 8080,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1, max=256, envvar="ADAPTERHUB_SERVER_WORKERS")] = 1,
     database_url: DatabaseUrl = None,
     blob_store: BlobStore = None,
-    public_url: Annotated[str | None, typer.Option(help="The address users see.")] = None,
-    upstream: Annotated[str | None, typer.Option(help="A hub to pull from what this one does not have.")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
-    log_format: Annotated[str | None, typer.Option(help="json or text.")] = None,
+    public_url: Annotated[
+        str | None, typer.Option(help="The address users see.", envvar="ADAPTERHUB_SERVER_PUBLIC_URL")
+    ] = None,
+    upstream: Annotated[
+        str | None,
+        typer.Option(help="A hub to pull from what this one does not have.", envvar="ADAPTERHUB_SERVER_UPSTREAM"),
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="debug, info, warning or error.", envvar="ADAPTERHUB_SERVER_LOG_LEVEL")
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="json or text.", envvar="ADAPTERHUB_SERVER_LOG_FORMAT")] = None,
 ) -> None:
     """Serve the hub until interrupted. Brings the schema up to date first."""
     from adapterhub.server.serving import run
@@ -127,7 +140,12 @@ def verify(
     blob_store: BlobStore = None,
     fast: Annotated[bool, typer.Option("--fast", help="Compare sizes instead of hashing every blob.")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Compute search and counters anew.")] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Delete blobs no version uses, older than two days.")] = False,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune", help="Delete blobs no version uses, and what broken uploads left, older than two days."
+        ),
+    ] = False,
     drop_corrupt: Annotated[
         bool, typer.Option("--drop-corrupt", help="Delete broken bytes, so that they can be uploaded again.")
     ] = False,
@@ -331,6 +349,8 @@ def token_approve(
 
 
 def _settings(**given: Any) -> Settings:
+    for name in unknown_settings(os.environ):
+        _say(f"Warning: {name} is no setting of this release; it changes nothing.")
     try:
         return Settings.read(**given)
     except ValueError as error:
@@ -355,6 +375,10 @@ def main() -> None:
     except AdapterHubError as error:
         _say(f"Error: {error}")
         sys.exit(exit_code(error))
+    except (DBAPIError, BlobStoreError) as error:
+        reason = next(iter(str(getattr(error, "orig", error)).strip().splitlines()), type(error).__name__)
+        _say(f"Error: {'database' if isinstance(error, DBAPIError) else 'blob store'}: {reason}")
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 

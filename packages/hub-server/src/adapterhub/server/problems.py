@@ -9,7 +9,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from sqlalchemy.exc import DBAPIError
+from obstore.exceptions import BaseError as BlobStoreError
+from sqlalchemy.exc import DataError, DBAPIError, TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -67,6 +68,8 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(DBAPIError, _database)
+    app.add_exception_handler(PoolTimeout, _database)
+    app.add_exception_handler(BlobStoreError, _blobs)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unknown)
 
@@ -125,8 +128,19 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def _database(request: Request, error: Exception) -> Response:
-    log.error("database failed", exc_info=error)
-    document = AdapterHubError("The hub's database did not answer.", hint="Try again in a moment.").to_problem()
+    if isinstance(error, DataError):  # NUL in a text, on PostgreSQL
+        document = ValidationFailedError("The request holds characters or numbers that cannot be kept.").to_problem()
+        return problem_response(request, 422, document)
+    return _unavailable(request, "database", error)
+
+
+async def _blobs(request: Request, error: Exception) -> Response:
+    return _unavailable(request, "blob store", error)
+
+
+def _unavailable(request: Request, store: str, error: Exception) -> Response:
+    log.error(f"{store} failed", exc_info=error)
+    document = AdapterHubError(f"The hub's {store} did not answer.", hint="Try again in a moment.").to_problem()
     return problem_response(request, 503, document, {"Retry-After": "2"})
 
 
@@ -137,4 +151,5 @@ async def _gone(request: Request, error: Exception) -> Response:
 async def _unknown(request: Request, error: Exception) -> Response:
     log.error("unexpected failure", exc_info=error)
     document = AdapterHubError("The hub failed on this request.", hint="Report it with the request id.").to_problem()
-    return problem_response(request, 500, document)
+    # the server closes the connection after this: say so, or the next request on it is lost
+    return problem_response(request, 500, document, {"Connection": "close"})

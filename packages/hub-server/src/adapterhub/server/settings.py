@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-__all__ = ["PREFIX", "Settings"]
+__all__ = ["PREFIX", "Settings", "unknown_settings"]
 
 PREFIX = "ADAPTERHUB_SERVER_"
 
 MIB = 1024 * 1024
+
+_NEVER_ZERO = (
+    "max_file_bytes",
+    "max_request_bytes",
+    "max_validate_bytes",
+    "upload_hours",
+    "header_seconds",
+    "body_seconds",
+)
+_WORDS = {"log_level": ("debug", "info", "warning", "error"), "log_format": ("json", "text")}
+_ADDRESSES = {
+    "public_url": ("https", "http"),
+    "upstream": ("https", "http"),
+    "s3_endpoint": ("https", "http"),
+    "smtp_url": ("smtp", "smtp+starttls", "smtps"),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,7 +103,7 @@ class Settings:
         """Settings from `given` (arguments; None means not given), else the environment, else the defaults.
 
         Raises:
-            ValueError: a value that is not of its kind, naming the setting.
+            ValueError: a value that is not of its kind, or makes no sense, naming the setting.
         """
         environment = os.environ if environment is None else environment
         values: dict[str, Any] = {}
@@ -96,7 +114,10 @@ class Settings:
                 if text is None:
                     continue
                 value = _parse(field.name, str(field.type), text)
+            value = value.lower() if field.name in _WORDS else value
             values[field.name] = Path(value) if field.name == "data" else value
+            if (wrong := _wrong(field.name, value)) is not None:
+                raise ValueError(f"{PREFIX}{field.name.upper()}={_shown(field, value)} {wrong}.")
         if given:
             raise TypeError(f"unknown settings: {', '.join(sorted(given))}")
         return cls(**values)
@@ -118,6 +139,40 @@ class Settings:
     def blobs(self) -> str:
         """A folder or an `s3://` address for blobs."""
         return self.blob_store or str(self.data.resolve() / "blobs")
+
+
+def unknown_settings(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings and are none: slips of the pen."""
+    known = {field.name for field in dataclasses.fields(Settings)} | {"host", "port", "workers"}
+    return sorted(
+        name for name in environment if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in known
+    )
+
+
+def _wrong(name: str, value: Any) -> str | None:
+    """What is wrong with the value of a setting; None where nothing is."""
+    if isinstance(value, int | float) and not 0 <= value < math.inf:
+        return "is no number from 0 on"
+    if value == 0 and name in _NEVER_ZERO and not isinstance(value, bool):
+        return "must be more than 0"
+    if name in _WORDS and value not in _WORDS[name]:
+        return f"is none of {', '.join(_WORDS[name])}"
+    schemes = _ADDRESSES.get(name)
+    if schemes and value and not _is_address(value, schemes):
+        return f"is no address such as {schemes[0]}://HOST"
+    return None
+
+
+def _is_address(text: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _shown(field: dataclasses.Field[Any], value: Any) -> str:
+    return repr(value) if field.repr else "…"  # some hold passwords
 
 
 def _parse(name: str, kind: str, text: str) -> Any:

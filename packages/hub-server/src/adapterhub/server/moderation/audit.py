@@ -1,25 +1,30 @@
 """The audit log: append-only rows, each with the hash of the one before, so that a change anywhere shows at the end.
 
-hash = sha256(RFC 8785 of {serial, at, actor, action, subject, details, previous})
+    hash = sha256(RFC 8785 of {serial, at, actor, action, subject, details, previous})
+
+The hash of the last row stands in the table `hub` too, so that rows missing at the end show as well. Outsiders get the hashes
+of hidden rows: those have random `salt` in their details, or a name could be confirmed by trying times against its hash.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, false, insert, or_, select
+from sqlalchemy import Connection, Row, insert, select, update
 
 from adapterhub.server.accounts.viewer import Viewer
-from adapterhub.server.storage.database import next_serial
-from adapterhub.server.storage.tables import audit, now
+from adapterhub.server.storage.database import hub_text, next_serial
+from adapterhub.server.storage.tables import audit, hub, now, organisations
 from adapterhub.spec.canonical import canonical_json
 
 __all__ = ["GENESIS", "check_chain", "read_audit", "record"]
 
 GENESIS = "0" * 64
+_LAST = "audit"  # the row of `hub` that notes serial and hash of the last row here
 
 
 def record(
@@ -45,33 +50,39 @@ def record(
         serial: a number already taken in this transaction with `next_serial`.
     """
     number = next_serial(connection) if serial is None else serial
-    previous = (
-        connection.execute(select(audit.c.hash).order_by(audit.c.serial.desc()).limit(1)).scalar_one_or_none()
-        or GENESIS
-    )
+    previous = hub_text(connection, _LAST) or _last_hash(connection)
+    details = dict(details or {})
+    if private:
+        details["salt"] = secrets.token_hex(16)
     row = {
         "serial": number,
         "at": now(),
         "actor": actor,
         "action": action,
         "subject": subject,
-        "details": dict(details or {}),
+        "details": details,
         "previous": previous,
     }
-    connection.execute(
-        insert(audit).values(
-            **{**row, "details": canonical_json(row["details"])},
-            organisation_id=organisation_id,
-            private=private,
-            hash=_hash(row),
-        )
-    )
+    values = {**row, "details": canonical_json(details), "hash": _hash(row)}
+    connection.execute(insert(audit).values(**values, organisation_id=organisation_id, private=private))
+    last = {"number": number, "text": values["hash"]}
+    if not connection.execute(update(hub).where(hub.c.key == _LAST).values(**last)).rowcount:
+        connection.execute(insert(hub).values(key=_LAST, **last))
     return number
 
 
 def read_audit(connection: Connection, viewer: Viewer, since: int = 0, limit: int = 100) -> list[dict[str, Any]]:
-    """Rows after serial `since`, oldest first, as far as the viewer may see them. Of hidden rows only what chains remains."""
-    rows = connection.execute(select(audit).where(audit.c.serial > since).order_by(audit.c.serial).limit(limit))
+    """Rows after serial `since`, oldest first, as far as the viewer may see them. Of hidden rows only what chains remains.
+
+    Hidden is what was private when it happened, and everything about an organisation that is private now.
+    """
+    rows = connection.execute(
+        select(audit, organisations.c.private.label("closed"))
+        .outerjoin(organisations, organisations.c.id == audit.c.organisation_id)
+        .where(audit.c.serial > since)
+        .order_by(audit.c.serial)
+        .limit(limit)
+    )
     return [_shown(row, viewer) for row in rows]
 
 
@@ -85,24 +96,21 @@ def check_chain(connection: Connection) -> list[str]:
         if _hash(_content(row)) != row.hash:
             problems.append(f"audit row {row.serial}: was changed after it was written")
         previous, last = row.hash, row.serial
+    noted = connection.execute(select(hub.c.number, hub.c.text).where(hub.c.key == _LAST)).first()
+    if noted is not None and noted.text != previous:
+        problems.append(f"audit row {noted.number}: is missing at the end, or was changed")
     return problems
 
 
-def visible_audit(viewer: Viewer) -> Any:
-    """The SQL condition for rows the viewer may see in full."""
-    if viewer.is_operator:
-        return audit.c.serial > 0
-    public = audit.c.private == false()
-    if viewer.organisation_id is None:
-        return public
-    return or_(public, and_(audit.c.private, audit.c.organisation_id == viewer.organisation_id))
+def _last_hash(connection: Connection) -> str:
+    """Of a log whose end was not noted yet."""
+    found = connection.execute(select(audit.c.hash).order_by(audit.c.serial.desc()).limit(1)).scalar_one_or_none()
+    return found or GENESIS
 
 
 def _shown(row: Row[Any], viewer: Viewer) -> dict[str, Any]:
-    hidden = (
-        row.private and not viewer.is_operator and not (viewer.scopes and row.organisation_id == viewer.organisation_id)
-    )
-    if hidden:
+    own = viewer.sees_private and row.organisation_id is not None and row.organisation_id == viewer.organisation_id
+    if (row.private or row.closed) and not (viewer.is_operator or own):
         return {"serial": row.serial, "hidden": True, "previous": row.previous, "hash": row.hash}
     return {**_content(row), "hash": row.hash}
 

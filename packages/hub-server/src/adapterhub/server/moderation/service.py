@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, false, func, select, update
+from sqlalchemy import Connection, Row, delete, false, select, update
 
 from adapterhub.server.accounts.viewer import Viewer, forbidden
 from adapterhub.server.moderation.audit import record
@@ -62,7 +62,7 @@ def yank(
     storage: Storage, viewer: Viewer, namespace: str, name: str, version: str, *, undo: bool, reason: str = ""
 ) -> dict[str, Any]:
     """Withdraw a version from resolution, or bring it back. Its bytes stay for those who pinned it."""
-    with storage.database.write() as connection:
+    with storage.database.change() as connection:
         target = _target(connection, viewer, "yank", namespace, name, version)
         row = _published(target)
         reason = _text(reason, 500)
@@ -80,7 +80,7 @@ def set_default_version(
     storage: Storage, viewer: Viewer, namespace: str, name: str, version: str | None
 ) -> dict[str, Any]:
     """Choose the version a reference without one means; None: the newest that is not yanked."""
-    with storage.database.write() as connection:
+    with storage.database.change() as connection:
         target = _target(connection, viewer, "publish", namespace, name, version)
         if version is not None and _published(target).yanked:
             raise PolicyError(f"{target.name} is yanked and cannot be the default.", hint="Unyank it first.")
@@ -98,7 +98,7 @@ def set_pair_default(
 
     An organisation decides among its own adapters; where others publish the same, an operator of the hub does.
     """
-    with storage.database.write() as connection:
+    with storage.database.change() as connection:
         target = _target(connection, viewer, "publish", namespace, name, None)
         adapter = target.adapter
         if not (adapter.task and adapter.listed):
@@ -153,9 +153,9 @@ def delete_version(
     """Take a version away for good. Allowed for 72 hours after publishing (operators: always); its name stays used.
 
     Raises:
-        PolicyError: it is older, or another adapter depends on it.
+        PolicyError: it is older.
     """
-    with storage.database.write() as connection:
+    with storage.database.change() as connection:
         target = _target(connection, viewer, "yank", namespace, name, version)
         row = target.version
         assert row is not None
@@ -188,11 +188,7 @@ def delete_version(
         connection.execute(
             update(organisations)
             .where(organisations.c.id == target.adapter.organisation_id)
-            .values(
-                used_bytes=func.max(0, organisations.c.used_bytes - row.size)
-                if storage.database.is_sqlite
-                else func.greatest(0, organisations.c.used_bytes - row.size)
-            )
+            .values(used_bytes=organisations.c.used_bytes - (row.size if row.digest else 0))
         )
         if target.adapter.default_version == version:
             connection.execute(update(adapters).where(adapters.c.id == target.adapter.id).values(default_version=None))
@@ -209,7 +205,7 @@ def quarantine(
     if not viewer.is_operator:
         viewer.require("admin")
         raise forbidden("Only operators of the hub put versions into quarantine.")
-    with storage.database.write() as connection:
+    with storage.database.change() as connection:
         target = _target(connection, viewer, "admin", namespace, name, version)
         row = target.version
         assert row is not None
@@ -276,7 +272,7 @@ def decide(
     reason = _text(reason, 2000)
     if not approve and not reason:
         raise InvalidConfigError("A refusal needs a reason.", hint='Send {"reason": "…"}.')
-    with storage.database.write() as connection:
+    with storage.database.change() as connection:
         target = _target(connection, viewer, "review", namespace, name, version)
         row = target.version
         assert row is not None
@@ -331,7 +327,7 @@ def edit_texts(
             hint=f"Can be: {', '.join(allowed)}; all else is in the manifest, for good.",
         )
     values = {key: _text(value, _MAX_TEXT) for key, value in changes.items()}
-    with storage.database.write() as connection:
+    with storage.database.change() as connection:
         target = _target(connection, viewer, "publish", namespace, name, None)
         serial = next_serial(connection)
         connection.execute(update(adapters).where(adapters.c.id == target.adapter.id).values(**values, edited_at=now()))
@@ -344,7 +340,7 @@ def _target(
     connection: Connection, viewer: Viewer, scope: str, namespace: str, name: str, version: str | None
 ) -> _Target:
     viewer.require(scope)
-    adapter = adapter_row(connection, namespace, name, viewer)
+    adapter = adapter_row(connection, namespace, name, viewer, scope)
     viewer.require(scope, adapter.organisation_id, adapter.key)
     if version is None:
         return _Target(adapter, None)

@@ -7,6 +7,7 @@ manifests, cards and ranges that stop earlier count nothing. Who was counted is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import hashlib
 import logging
@@ -33,6 +34,10 @@ log = logging.getLogger("adapterhub.server.downloads")
 _FLUSH_SECONDS = 2.0
 
 
+class _NotPublished(Exception):
+    pass
+
+
 class Downloads:
     """Gathers completed downloads and writes them down in batches."""
 
@@ -53,16 +58,28 @@ class Downloads:
             self._waiting.add((datetime.datetime.now(datetime.UTC).date(), who, digest))
 
     def flush(self) -> int:
-        """Write what was gathered; returns how many downloads were counted."""
+        """Write what was gathered; returns how many downloads were counted. What cannot be written now is kept for later."""
         with self._lock:
             waiting, self._waiting = self._waiting, set()
-        found = [(day, who, self._adapter_of(digest)) for day, who, digest in waiting]
-        wanted = sorted({(day, who, adapter) for day, who, adapter in found if adapter is not None})
+        try:
+            total = self._count(waiting)
+        except Exception:
+            with self._lock:
+                self._waiting |= waiting
+            raise
+        DOWNLOADS.inc(total)
+        return total
+
+    def _count(self, waiting: set[tuple[datetime.date, str, str]]) -> int:
+        wanted = set()
+        for day, who, digest in waiting:
+            with contextlib.suppress(_NotPublished):
+                wanted.add((day, who, self._adapter_of(digest)))
         if not wanted:
             return 0
         counted: dict[tuple[datetime.date, int], int] = {}
-        with self._storage.database.write(durable=False) as connection:
-            for day, who, adapter in wanted:
+        with self._storage.database.change(durable=False) as connection:  # replicas count the same adapters
+            for day, who, adapter in sorted(wanted):
                 mark = hashlib.blake2b(f"{day} {who} {adapter}".encode(), key=self._key, digest_size=16).hexdigest()
                 if insert_missing(connection, download_marks, {"day": day, "mark": mark}):
                     counted[day, adapter] = counted.get((day, adapter), 0) + 1
@@ -78,12 +95,14 @@ class Downloads:
             project(connection, sorted({adapter for _, adapter in counted}))
             yesterday = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
             connection.execute(delete(download_marks).where(download_marks.c.day < yesterday))
-        total = sum(counted.values())
-        DOWNLOADS.inc(total)
-        return total
+        return sum(counted.values())
 
-    def _find_adapter(self, digest: str) -> int | None:
-        """The adapter whose weights a blob is; for bytes that several have, the first to publish them."""
+    def _find_adapter(self, digest: str) -> int:
+        """The adapter whose weights a blob is; for bytes that several have, the first to publish them.
+
+        Raises:
+            _NotPublished: there is none (yet): raised, so that it is not kept.
+        """
         with self._storage.database.read() as connection:
             found = connection.execute(
                 select(versions.c.adapter_id)
@@ -97,7 +116,9 @@ class Downloads:
                 .order_by(versions.c.id)
                 .limit(1)
             ).scalar_one_or_none()
-        return int(found) if found is not None else None
+        if found is None:
+            raise _NotPublished
+        return int(found)
 
 
 async def count_downloads(app: FastAPI) -> None:

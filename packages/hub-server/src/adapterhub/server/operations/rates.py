@@ -1,7 +1,7 @@
 """Rate limits: so many requests a minute for one anonymous address or one token, told in headers.
 
-Counted in each process by a token bucket that holds a minute's worth. Health and metrics are free. A wrong token counts
-against the address it came from, so that guessing is limited too.
+Counted in each process by a token bucket that holds a minute's worth. Health and metrics are free. Wrong tokens are counted
+by address, so that guessing is limited too, and an invented one opens no door around the limit.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
+from ipaddress import AddressValueError, IPv6Address
 
 from starlette.types import Scope
 
@@ -25,14 +26,13 @@ _REMEMBERED = 50_000
 class Verdict:
     """What a request may do, and the headers that say so."""
 
-    __slots__ = ("address", "allowed", "limit", "remaining", "seconds")
+    __slots__ = ("allowed", "limit", "remaining", "seconds")
 
-    def __init__(self, allowed: bool, limit: int, remaining: int, seconds: float, address: str) -> None:
+    def __init__(self, allowed: bool, limit: int, remaining: int, seconds: float) -> None:
         self.allowed = allowed
         self.limit = limit
         self.remaining = remaining
         self.seconds = seconds
-        self.address = address
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -54,22 +54,29 @@ class RateLimits:
 
     def check(self, scope: Scope, authorization: bytes, address: str) -> Verdict | None:
         """Take one from the caller's bucket; None where nothing is limited."""
-        settings = self._settings
         if scope["path"] in _FREE:
             return None
-        if authorization and settings.rate_per_minute_token:
-            key, limit = hashlib.sha256(authorization).hexdigest(), settings.rate_per_minute_token
-            if settings.rate_per_minute and not self._buckets.has(f"address {address}", settings.rate_per_minute):
-                return Verdict(False, settings.rate_per_minute, 0, 60 / settings.rate_per_minute, address)
-            return self._buckets.take(f"token {key}", limit, address)
-        if settings.rate_per_minute and not authorization:
-            return self._buckets.take(f"address {address}", settings.rate_per_minute, address)
-        return None
+        anonymous, limit = self._settings.rate_per_minute, self._settings.rate_per_minute_token
+        if not authorization:
+            return self._buckets.take(f"address {_network(address)}", anonymous) if anonymous else None
+        if anonymous and not self._buckets.has(f"wrong tokens of {_network(address)}", anonymous):
+            return Verdict(False, anonymous, 0, 60 / anonymous)
+        return self._buckets.take(f"token {hashlib.sha256(authorization).hexdigest()}", limit) if limit else None
 
     def punish(self, address: str) -> None:
         """A token that was not good: count it against the address."""
         if self._settings.rate_per_minute:
-            self._buckets.take(f"address {address}", self._settings.rate_per_minute, address)
+            self._buckets.take(f"wrong tokens of {_network(address)}", self._settings.rate_per_minute)
+
+
+def _network(address: str) -> str:
+    """Whose address it is: of IPv6 a subscriber has at least the last 64 bits to choose freely."""
+    if ":" not in address:
+        return address
+    try:
+        return ":".join(IPv6Address(address.partition("%")[0]).exploded.split(":")[:4])
+    except AddressValueError:  # whatever a proxy wrote
+        return address
 
 
 class Buckets:
@@ -86,7 +93,7 @@ class Buckets:
             left, at = self._buckets.get(key, (float(limit), clock))
             return left + (clock - at) * limit / 60 >= 1
 
-    def take(self, key: str, limit: int, address: str = "") -> Verdict:
+    def take(self, key: str, limit: int) -> Verdict:
         """Take one of the `limit` a minute."""
         clock = time.monotonic()
         with self._lock:
@@ -98,4 +105,4 @@ class Buckets:
             while len(self._buckets) > _REMEMBERED:
                 self._buckets.popitem(last=False)
         seconds = (limit - left) * 60 / limit if allowed else (1 - left) * 60 / limit
-        return Verdict(allowed, limit, int(left), seconds, address)
+        return Verdict(allowed, limit, int(left), seconds)

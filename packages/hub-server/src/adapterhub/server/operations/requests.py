@@ -57,7 +57,8 @@ class RequestLayer:
         began = time.perf_counter()
         status, sent = 0, 0
         authorization = headers.get(b"authorization", b"")
-        verdict = self.limits.check(scope, authorization, client_address(scope, self.settings))
+        address = client_address(scope, self.settings)
+        verdict = self.limits.check(scope, authorization, address)
 
         async def answer(message: Message) -> None:
             nonlocal status, sent
@@ -96,8 +97,8 @@ class RequestLayer:
             await _send_problem(answer, request_id, 413, str(error))
         finally:
             IN_FLIGHT.dec()
-            if status == 401 and verdict is not None and authorization:
-                self.limits.punish(verdict.address)
+            if status == 401 and authorization:
+                self.limits.punish(address)
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "") or "unmatched"
             REQUESTS.labels(scope["method"] if len(scope["method"]) < 8 else "OTHER", route, status or 499).inc()
@@ -209,13 +210,19 @@ class _JsonLines(logging.Formatter):
 
 class _TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{key}={value}" for key, value in getattr(record, "fields", {}).items())
+        fields = " ".join(f"{key}={_one_line(value)}" for key, value in getattr(record, "fields", {}).items())
         record.message = f"{record.getMessage()} {fields}".rstrip()
         moment = self.formatTime(record, "%H:%M:%S")
         text = f"{moment} {record.levelname.lower():7} {record.message}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         return _without_secrets(text)
+
+
+def _one_line(value: Any) -> str:
+    """`value` with every character escaped that could begin another line, or colour it: paths are what callers write."""
+    text = str(value)
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 _SECRET = re.compile(r"ahub_[0-9A-Za-z]{6,}|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")

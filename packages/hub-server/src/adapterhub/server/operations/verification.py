@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, exists, func, literal, select
+from sqlalchemy import Connection, Row, delete, exists, func, literal, select, union
+from sqlalchemy.exc import IntegrityError as UniqueViolation
 
 from adapterhub.server.federation.tables import upstream_blobs
 from adapterhub.server.moderation.audit import check_chain
 from adapterhub.server.moderation.weights import check_missing
 from adapterhub.server.publishing.service import entry_for
+from adapterhub.server.publishing.uploads import insert_missing
 from adapterhub.server.storage import Storage
 from adapterhub.server.storage.changes import rebuild_all
 from adapterhub.server.storage.records import entry_of
@@ -24,6 +28,8 @@ from adapterhub.server.storage.tables import (
     manifests,
     now,
     organisations,
+    time_text,
+    upload_parts,
     version_files,
     versions,
 )
@@ -92,40 +98,60 @@ def verify(
 
 
 def prune(storage: Storage, *, hours: float = _PRUNE_HOURS) -> int:
-    """Delete blobs that no version uses and that were uploaded more than `hours` ago; returns how many.
+    """Delete blobs that no version uses and that were uploaded more than `hours` ago, and what killed processes left
+    behind; returns how many objects.
 
     Row and bytes go in one transaction; an upload of the same bytes that comes in between notices and asks for them again.
     """
-    removed = 0
+    removed = _prune_pieces(storage, hours)
+    _note_strays(storage, hours)
     with storage.database.read() as connection:
-        candidates = list(
-            connection.execute(
-                select(blobs.c.digest).where(_unused(), blobs.c.created_at < now(hours=-hours))
-            ).scalars()
-        )
+        candidates = list(connection.execute(select(blobs.c.digest).where(*_unwanted(hours))).scalars())
     for digest in candidates:
-        with storage.database.write() as connection:
-            gone = connection.execute(delete(blob_owners).where(blob_owners.c.digest == digest, _unused_digest(digest)))
-            gone = connection.execute(delete(blobs).where(blobs.c.digest == digest, _unused()))
-            if gone.rowcount:
+        with contextlib.suppress(UniqueViolation), storage.database.change() as connection:  # brought again just now
+            here = blobs.c.digest == digest
+            if connection.execute(select(blobs.c.digest).where(here, *_unwanted(hours))).first() is None:
+                continue
+            connection.execute(delete(blob_owners).where(blob_owners.c.digest == digest))
+            if connection.execute(delete(blobs).where(here, *_unwanted(hours))).rowcount:
                 storage.blobs.delete(digest)
                 removed += 1
     return removed
+
+
+def _prune_pieces(storage: Storage, hours: float) -> int:
+    """Delete pieces that belong to no upload."""
+    old = set(storage.blobs.pieces_before(datetime.now(UTC) - timedelta(hours=hours)))
+    with storage.database.read() as connection:
+        lost = sorted(old.difference(connection.execute(select(upload_parts.c.path)).scalars()))
+    storage.blobs.discard(lost)
+    return len(lost)
+
+
+def _note_strays(storage: Storage, hours: float) -> None:
+    """Bytes got their name, and the process died before it could write that down: make up for it, so that they can go."""
+    with storage.database.read() as connection:
+        known = set(connection.execute(union(select(blobs.c.digest), select(upstream_blobs.c.digest))).scalars())
+    for blob in storage.blobs.stored():
+        if blob.digest not in known and time_text(blob.modified) < now(hours=-hours):
+            with storage.database.write() as connection:
+                row = {"digest": blob.digest, "size": blob.size, "created_at": time_text(blob.modified)}
+                insert_missing(connection, blobs, row)
 
 
 def _unused() -> Any:
     return ~exists(select(literal(1)).where(version_files.c.digest == blobs.c.digest))
 
 
-def _unused_digest(digest: str) -> Any:
-    return ~exists(select(literal(1)).where(version_files.c.digest == digest))
+def _unwanted(hours: float) -> tuple[Any, ...]:
+    return _unused(), blobs.c.created_at < now(hours=-hours)
 
 
 def _check_blobs(storage: Storage, report: Report, *, hash_blobs: bool, drop_corrupt: bool) -> None:
     with storage.database.read() as connection:
         known = {row.digest: int(row.size) for row in connection.execute(select(blobs.c.digest, blobs.c.size))}
         report.unused = list(connection.execute(select(blobs.c.digest).where(_unused())).scalars())
-    stored = dict(storage.blobs.digests())
+    stored = {blob.digest: blob.size for blob in storage.blobs.stored()}
     for digest, size in known.items():
         report.blobs += 1
         report.bytes += size

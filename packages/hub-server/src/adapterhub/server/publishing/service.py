@@ -23,6 +23,7 @@ from adapterhub.server.storage.database import next_serial
 from adapterhub.server.storage.records import add_version, find_adapter, upsert_adapter
 from adapterhub.server.storage.tables import (
     adapters,
+    audit,
     blob_owners,
     blobs,
     manifests,
@@ -114,14 +115,15 @@ def publish(storage: Storage, settings: Settings, viewer: Viewer, document: Any)
     if problems:
         raise _refused([problem.to_json() for problem in problems])
     card = readme_of(storage.blobs, manifest)
-    with storage.database.write() as connection:
-        serial = next_serial(connection)  # from here on publishes follow one another
+    with storage.database.change() as connection:  # what was looked at above may have changed: look again
         organisation = find_organisation(connection, manifest.namespace, viewer)
         before = _existing(connection, organisation, manifest, digest)
         if before is not None:
-            connection.rollback()
             return before
-        return _commit(connection, organisation, manifest, digest, body, card, serial, viewer)
+        _check_quota(connection, settings, organisation, manifest)
+        if gone := _missing_blobs(connection, manifest, organisation.id, viewer):
+            raise _refused([problem.to_json() for problem in gone])
+        return _commit(connection, organisation, manifest, digest, body, card, next_serial(connection), viewer)
 
 
 def entry_for(manifest: Manifest, digest: str) -> IndexEntry:
@@ -238,13 +240,8 @@ def _check_quota(connection: Connection, settings: Settings, organisation: Row[A
         raise error
     a_day = organisation.max_versions_per_day
     a_day = settings.organisation_versions_per_day if a_day is None else a_day
-    made = connection.execute(
-        select(func.count())
-        .select_from(versions)
-        .join(adapters, adapters.c.id == versions.c.adapter_id)
-        .where(adapters.c.organisation_id == organisation.id, versions.c.created_at > now(hours=-24))
-    ).scalar_one()
-    if made >= a_day:
+    today = {"organisation": organisation.id, "since": now(hours=-24)}
+    if connection.execute(_PUBLISHED_SINCE, today).scalar_one() >= a_day:
         raise QuotaExceededError(
             f"{organisation.name} may publish {a_day} versions in 24 hours.",
             hint="Try again tomorrow.",
@@ -294,6 +291,12 @@ def is_public() -> Any:
 # Statements of the way of a publish, built once.
 _VERSION = select(versions).where(
     versions.c.adapter_id == bindparam("adapter"), versions.c.version == bindparam("version")
+)
+#: the log has what was deleted meanwhile, too, and is read by time; versions would have to be read one by one
+_PUBLISHED_SINCE = select(func.count()).where(
+    audit.c.organisation_id == bindparam("organisation"),
+    audit.c.at > bindparam("since"),
+    audit.c.action.in_(("version.publish", "version.submit")),
 )
 _INSERT_FILES = insert(version_files)
 _ADD_BYTES = (

@@ -6,14 +6,16 @@ uploads/<id>/<start>-<random>   pieces of unfinished uploads
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import re
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import obstore
@@ -22,7 +24,7 @@ from obstore.store import LocalStore, S3Store
 from adapterhub.server.settings import Settings
 from adapterhub.spec.errors import IntegrityError, StorageError
 
-__all__ = ["CHUNK", "DIGEST", "BlobStore", "Part", "open_blob_store"]
+__all__ = ["CHUNK", "DIGEST", "BlobStore", "Part", "Stored", "open_blob_store"]
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 CHUNK = 1024 * 1024
@@ -37,6 +39,14 @@ class Part:
     size: int
     path: str
     digest: str
+
+
+class Stored(NamedTuple):
+    """A blob as the store knows it."""
+
+    digest: str
+    size: int
+    modified: datetime
 
 
 class BlobStore:
@@ -150,7 +160,7 @@ class BlobStore:
         """Make the finished piece at `path` the blob of `digest`. The caller has hashed it."""
         target = self.path_of(digest)
         if self.size(digest) is not None:
-            obstore.delete(self.store, path)
+            self.discard([path])  # it may be gone: this very step was done before, and its answer lost
             return
         if self.folder is not None:
             os.makedirs((self.folder / target).parent, exist_ok=True)
@@ -181,34 +191,38 @@ class BlobStore:
     def discard(self, paths: Iterable[str]) -> None:
         """Delete pieces; missing ones are fine."""
         for path in paths:
-            try:
-                obstore.delete(self.store, path)
-            except FileNotFoundError:
+            if self.folder is not None:
+                (self.folder / path).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # other pieces are in it
+                    (self.folder / path).parent.rmdir()
                 continue
-        if self.folder is not None:
-            for parent in {(self.folder / path).parent for path in paths}:
-                try:
-                    parent.rmdir()
-                except OSError:
-                    continue
+            with contextlib.suppress(FileNotFoundError):
+                obstore.delete(self.store, path)
 
     def delete(self, digest: str) -> None:
         """Delete a blob; a missing one is fine."""
         self.discard([self.path_of(digest)])
 
-    def digests(self) -> Iterator[tuple[str, int]]:
-        """Every stored blob with its size."""
+    def stored(self) -> Iterator[Stored]:
+        """Every blob there is."""
         for batch in obstore.list(self.store, prefix="blobs/sha256"):
             for item in batch:
                 name = str(item["path"]).rsplit("/", 1)[-1]
                 if DIGEST.fullmatch(f"sha256:{name}"):
-                    yield f"sha256:{name}", int(item["size"])
+                    yield Stored(f"sha256:{name}", int(item["size"]), item["last_modified"])
 
-    def uploads(self) -> Iterator[tuple[str, float]]:
-        """Every piece of an unfinished upload with the time it was written (seconds since the epoch)."""
-        for batch in obstore.list(self.store, prefix="uploads"):
-            for item in batch:
-                yield str(item["path"]), item["last_modified"].timestamp()
+    def pieces_before(self, moment: datetime) -> Iterator[str]:
+        """Pieces of uploads last written before `moment`, and what a killed process left half-written."""
+        if self.folder is None:
+            for batch in obstore.list(self.store, prefix="uploads"):
+                yield from (str(item["path"]) for item in batch if item["last_modified"] < moment)
+            return
+        # obstore hides what it has not finished: <name>#<number> beside the place where it would have gone
+        for pattern in ("uploads/**/*", "blobs/**/*#*"):
+            for path in self.folder.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):
+                    if path.is_file() and path.stat().st_mtime < moment.timestamp():
+                        yield str(path.relative_to(self.folder))
 
     def check(self) -> None:
         """Write, read and delete a small object. Raises StorageError when that does not work."""

@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 
 _BUSY_SECONDS = 30
 _SERIAL = select(hub.c.number).where(hub.c.key == "serial")
+_NEXT_SERIAL = update(hub).where(hub.c.key == "serial").values(number=hub.c.number + 1).returning(hub.c.number)
 
 
 class Database:
@@ -81,6 +82,18 @@ class Database:
             connection = connection.execution_options(begin_immediate=True)
             with connection.begin():
                 yield connection
+
+    @contextlib.contextmanager
+    def change(self, *, durable: bool = True) -> Iterator[Connection]:
+        """A write for those who decide by what they find: nothing in the hub changes between their look and their commit.
+
+        On SQLite every write is like that. On PostgreSQL it waits here for other changes, where `write` would only wait at
+        `next_serial`, with what it has read by then out of date.
+        """
+        with self.write(durable=durable) as connection:
+            if not self.is_sqlite:
+                connection.execute(_SERIAL.with_for_update())
+            yield connection
 
     def serial(self) -> int:
         """The hub's counter as it is now: some microseconds on SQLite, a round trip on PostgreSQL."""
@@ -160,12 +173,8 @@ def _first_line(error: Any) -> str:
 
 
 def next_serial(connection: Connection) -> int:
-    """Take the next number of the hub's counter. Writers wait here for one another, so numbers appear in commit order.
-
-    Call it late in a transaction: on PostgreSQL it is what serialises publishes.
-    """
-    connection.execute(update(hub).where(hub.c.key == "serial").values(number=hub.c.number + 1))
-    return int(connection.execute(select(hub.c.number).where(hub.c.key == "serial")).scalar_one())
+    """Take the next number of the hub's counter. Writers wait here for one another, so numbers appear in commit order."""
+    return int(connection.execute(_NEXT_SERIAL).scalar_one())
 
 
 def hub_text(connection: Connection, key: str) -> str:

@@ -358,12 +358,13 @@ audit = Table(
     Column("at", String(27), nullable=False),
     Column("actor", Text, nullable=False),
     Column("action", String(48), nullable=False),
-    Column("organisation_id", BigId, index=True),
+    Column("organisation_id", BigId),
     Column("private", Boolean, nullable=False, server_default=false()),
     Column("subject", Text, nullable=False),
     Column("details", Text, nullable=False, server_default="{}"),
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
+    Index("ix_audit_organisation_at", "organisation_id", "at"),
 )
 
 webhooks = Table(
