@@ -1,6 +1,8 @@
 // Runs the conformance vectors; prints one line per group (or JSON with --json) and exits with 1 if any vector fails.
 //
-//   node run.mjs [--json] [--spec FOLDER]
+//   node run.mjs [--json] [--spec FOLDER] [--without-schemas]
+//
+// All but the schemas is checked without any package (--without-schemas, where ajv cannot be installed).
 
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join, resolve as absolute } from "node:path";
@@ -132,12 +134,11 @@ for (const name of ["files", "split"]) {
 
 // --- schemas --------------------------------------------------------------------------------------------------------------
 
-const { validator } = await import("./schemas.mjs");
-const check = validator(join(spec, "schemas"));
+const check = flags.includes("--without-schemas") ? null : (await import("./schemas.mjs")).validator(join(spec, "schemas"));
 
 /** Vectors with `schema: false` break a rule that the schema alone cannot tell. */
 function schemaVectors(group, schema, vectors, invalid) {
-  for (const vector of vectors ?? []) {
+  for (const vector of check === null ? [] : (vectors ?? [])) {
     const document = vector[["document", "config", "manifest"].find((name) => name in vector)];
     const errors = check(schema, document);
     const expectsErrors = invalid && vector.schema !== false;

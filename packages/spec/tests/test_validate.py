@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from packages.spec.tests.folders import edit, safetensors, write_folder
 
-from adapterhub.spec import build_manifest, load_preset, validate_path
+from adapterhub.spec import ValidationFailedError, build_manifest, load_preset, validate_path
 from adapterhub.spec.__main__ import main
 
 
@@ -58,6 +58,18 @@ def test_files_that_do_not_belong_are_told(folder: Path, tmp_path: Path) -> None
     assert "passwd" not in text
     os.mkfifo(tmp_path / "pipe.json")
     assert "neither a file nor a folder" in told(tmp_path / "pipe.json")
+
+
+@pytest.mark.parametrize(
+    "name", ["é.md", "_x.md", "x y.txt", "a/b/c/d/e.json", f"{'a' * 120}/{'b' * 120}/{'c' * 20}.md"]
+)
+def test_files_no_manifest_can_name_are_told_before_anything_is_published(name: str, folder: Path) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("{}")
+    told = validate_path(folder)
+    assert [problem.file for problem in told] == [name] and "path" in told[0].message
+    with pytest.raises(ValidationFailedError):
+        build_manifest(folder, reference="sentiment/sst-2@ukp")
 
 
 def test_config_weights_and_head_must_fit_together(folder: Path) -> None:

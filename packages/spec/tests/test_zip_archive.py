@@ -112,6 +112,14 @@ def test_entries_that_hurt_are_refused(name: str, content: bytes, told: str, tmp
     assert found and re.search(told, " ".join(found)), found
 
 
+def test_a_directory_entry_holds_nothing_however_it_is_packed(tmp_path: Path) -> None:
+    data = archive(lambda file: file.writestr("notes/", b""))
+    at = data.rindex(b"notes/") - 46  # its entry in the central directory
+    assert data[at + 10 : at + 12] == b"\x08\x00" and data[at + 20 : at + 24] != bytes(4)  # deflated, to two bytes
+    assert problems(data, tmp_path) == []
+    assert problems(archive(lambda file: file.writestr("notes/", b"x")), tmp_path)
+
+
 def test_a_bomb_hidden_behind_a_small_announced_size_is_not_inflated(tmp_path: Path) -> None:
     data = bytearray(archive(lambda file: file.writestr("z.txt", bytes(900_000))))
     for at in [i for i in range(len(data) - 4) if data[i : i + 4] == struct.pack("<L", 900_000)]:

@@ -20,6 +20,7 @@ from adapterhub.spec.errors import InvalidManifestError
 from adapterhub.spec.lazy_model import LazyModel
 from adapterhub.spec.safetensors_header import DTYPE_BITS, MAX_NAME_LENGTH, MAX_RANK, MAX_TENSORS
 from adapterhub.spec.validation.manifest_rules import inconsistencies
+from adapterhub.spec.validation.path_names import MAX_PATH, PATH
 from adapterhub.spec.validation.plain_text import JOINERS, hidden_character
 from adapterhub.spec.validation.problem import Problem
 from adapterhub.spec.validation.strict_json import JSONSyntaxError, line_of_pointers, pointer_of, read_json
@@ -49,7 +50,6 @@ MAX_MANIFEST_BYTES = 1024 * 1024
 ADAPTER_TYPES = ("text_task", "text_lang", "image_task", "audio_task", "multimodal_task")
 
 _NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9._+-]*[A-Za-z0-9+])?$"
-_SEGMENT = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _WINDOWS = re.compile(r"^(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?$", re.IGNORECASE)
 
 
@@ -113,7 +113,7 @@ Person = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_nam
 Prose = Annotated[str, Field(max_length=20_000), AfterValidator(_prose)]
 FilePath = Annotated[
     str,
-    Field(pattern=rf"^(?:{_SEGMENT}/){{0,3}}{_SEGMENT}$", max_length=255),
+    Field(pattern=PATH, max_length=MAX_PATH),
     AfterValidator(_portable),
 ]
 Count = Annotated[int, Field(ge=0, le=2**53)]

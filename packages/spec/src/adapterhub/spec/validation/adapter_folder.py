@@ -20,7 +20,7 @@ from adapterhub.spec.heads import HeadConfig, parse_head
 from adapterhub.spec.manifest import BaseModelInfo, Digest, Instant, Language, Library, Line, _Record, problems_of
 from adapterhub.spec.safetensors_header import Header, SafetensorsError, read_header
 from adapterhub.spec.validation.numbers import number_problems
-from adapterhub.spec.validation.path_names import name_problem
+from adapterhub.spec.validation.path_names import name_problem, path_problem
 from adapterhub.spec.validation.problem import Problem
 from adapterhub.spec.validation.strict_json import JSONSyntaxError, line_of_pointers, pointer_of, read_json
 from adapterhub.spec.validation.tensors import head_tensor_problems, tensor_problems
@@ -105,6 +105,7 @@ def _folder_problems(folder: Path) -> list[Problem]:
             return problems + [found.within(path.name) for path in inner for found in folder_problems(path)]
         hint = "Save the adapter with save_adapter."
         return [*problems, Problem("", f"there is no {CONFIG_FILE}", hint, file=CONFIG_FILE)]
+    problems += _unpublishable(folder, {problem.file for problem in problems})
     if not (folder / WEIGHTS_FILE).is_file():
         problems.append(
             Problem("", f"there is no {WEIGHTS_FILE}", "Weights are published as safetensors only.", file=WEIGHTS_FILE)
@@ -331,6 +332,15 @@ def _file_problems(folder: Path) -> Iterator[Problem]:
                 yield Problem("", f"differs from {other} only in upper and lower case", file=shown)
             if stat.S_ISREG(mode):
                 yield from _content_problems(path, shown)
+
+
+def _unpublishable(folder: Path, told: set[str]) -> Iterator[Problem]:
+    """Files of an adapter whose path no manifest can hold, past those with a problem already."""
+    for path in files_in(folder):
+        shown = path.relative_to(folder).as_posix()
+        wrong = path_problem(shown) if shown not in told else None
+        if wrong:
+            yield Problem("", f"the path {wrong}", "Rename the file, or move it out of the folder.", file=shown)
 
 
 def _content_problems(path: Path, shown: str) -> Iterator[Problem]:

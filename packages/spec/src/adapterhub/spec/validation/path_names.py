@@ -6,9 +6,13 @@ import re
 
 from adapterhub.spec.validation.plain_text import hidden_character
 
-__all__ = ["MAX_COMPONENT_BYTES", "name_problem"]
+__all__ = ["MAX_COMPONENT_BYTES", "MAX_PATH", "PATH", "name_problem", "path_problem"]
 
 MAX_COMPONENT_BYTES = 255
+MAX_PATH = 255
+_SEGMENT = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+#: What the path of a published file looks like (SPEC.md 12).
+PATH = rf"^(?:{_SEGMENT}/){{0,3}}{_SEGMENT}$"
 # Windows also takes the superscript digits ¹ ² ³ for digits in device names.
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|clock\$|(?:com|lpt)[0-9¹²³])[ .]*(?:[.:].*)?", re.I | re.S)
 _FORBIDDEN = '<>:"|?*\\'
@@ -40,4 +44,15 @@ def name_problem(name: str) -> str | None:
         return "starts with a blank"
     if _DEVICE.fullmatch(name):
         return "is a device on Windows"
+    return None
+
+
+def path_problem(path: str) -> str | None:
+    """What keeps the relative path of a file from being published, to follow "the path …"; None when nothing does."""
+    if len(path) > MAX_PATH:
+        return f"is longer than {MAX_PATH} characters"
+    if path.count("/") > 3:
+        return "has more than four components"
+    if re.fullmatch(PATH, path) is None:
+        return "is not of ASCII letters, digits, '.', '_' and '-', each part starting and ending with a letter or digit"
     return None

@@ -273,7 +273,7 @@ def _name_problems(entries: list[Entry]) -> Iterator[Problem]:
             yield Problem("", "the entry has a set-user-id, set-group-id or sticky bit", file=shown)
         if bool(entry.attributes & 0x10) != entry.is_directory and (entry.attributes & 0x10):
             yield Problem("", "the entry is marked as a directory but named as a file", file=shown)
-        if entry.is_directory and (entry.size or entry.packed):
+        if entry.is_directory and entry.size:
             yield Problem("", "a directory entry with content", file=shown)
         key = _key(entry.name)
         other = files.get(key) or directories.get(key)
@@ -392,8 +392,6 @@ def _check_ratio(entries: list[Entry], file_size: int) -> None:
 
 
 def _content_problems(file: BinaryIO, entry: Entry, span: tuple[int, int]) -> Iterator[Problem]:
-    if entry.is_directory:
-        return
     path = PurePosixPath(entry.name)
     keep = 8 + MAX_HEADER_BYTES if path.suffix == ".safetensors" else MAX_DOCUMENT
     if path.suffix != ".safetensors" and entry.size > MAX_DOCUMENT:
@@ -412,7 +410,8 @@ def _content_problems(file: BinaryIO, entry: Entry, span: tuple[int, int]) -> It
     if crc != entry.crc:
         yield Problem("", "the checksum is wrong", "The archive is damaged; download it again.", file=entry.name)
         return
-    yield from (problem.within(entry.name) for problem in _document_problems(path, bytes(kept), entry.size))
+    if not entry.is_directory:
+        yield from (problem.within(entry.name) for problem in _document_problems(path, bytes(kept), entry.size))
 
 
 def _document_problems(path: PurePosixPath, data: bytes, size: int) -> Iterator[Problem]:
