@@ -30,7 +30,7 @@ from adapterhub.client import (
 from adapterhub.client.transport import Limits
 from adapterhub.spec.errors import InvalidManifestError
 
-QUICK = Limits(connect=2, read=2, backoff=0.001, longest_pause=0.01, floor_rate=50_000, floor_window=0.3)
+QUICK = Limits(connect=2, read=2, head=20, backoff=0.001, longest_pause=0.01, floor_rate=50_000, floor_window=0.3)
 TOKEN = "ahub_0123456789abcdefghij"
 TRIES = int(os.environ.get("ADAPTERHUB_FAULT_TRIES") or 50)
 
@@ -414,6 +414,64 @@ def test_a_server_that_goes_silent_ends_in_a_time_out(hub: LoopbackHub, sst2: Ex
     limits = Limits(read=0.1, attempts=2, backoff=0.001)
     with pytest.raises(HubConnectionError, match="in time"), HubClient(endpoint=hub.url, limits=limits) as client:
         client.resolve("sst-2", model_name=MODEL)
+
+
+@pytest.mark.parametrize("piece", [b"X-Slow: 1\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"], ids=["drip", "interim answers"])
+def test_a_head_that_never_ends_is_cut_off_and_asked_for_again(hub: LoopbackHub, sst2: Export, piece: bytes) -> None:
+    """Each byte comes in time; the whole never does."""
+
+    def endless(handler: Handler, seen: Seen) -> bool:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" if piece.startswith(b"X") else b"")
+        try:
+            handler.drip(piece * 100_000, every=0.02, piece=len(piece))
+        except OSError:
+            handler.close_connection = True
+        return True
+
+    hub.faults.append(only("/index/", endless, times=1))
+    with HubClient(endpoint=hub.url, limits=dataclasses.replace(QUICK, head=1.5)) as client:
+        assert client.resolve("sst-2", model_name=MODEL).version == "1"
+    hub.faults.append(only("/index/", endless))
+    limits = dataclasses.replace(QUICK, head=0.2, attempts=2)
+    with (
+        HubClient(endpoint=hub.url, limits=limits, cache_dir=sst2.folder / "cache") as client,
+        pytest.raises(HubConnectionError, match="in time"),
+    ):
+        client.resolve("sst-2", model_name=MODEL)
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_without_a_file_is_not_taken_for_an_empty_one(
+    hub: LoopbackHub, client: HubClient, status: int
+) -> None:
+    def nothing(handler: Handler, seen: Seen) -> bool:
+        handler.begin(status, {})
+        return True
+
+    hub.faults.append(only("/index/", nothing))
+    with pytest.raises(HubConnectionError, match=str(status)):
+        client.resolve("sst-2", model_name=MODEL)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        {"code": ["NotFound"], "detail": {"a": 1}, "hint": 5, "candidates": 7, "suggestions": {"a": 1}},
+        {"code": "ValidationFailed", "problems": 3, "retry": True, "http_status": "x"},
+        {"code": "Ambiguous", "candidates": [1, None, {"id": 2}], "suggestions": [[], "x"], "retry_after": []},
+    ],
+)
+def test_a_problem_document_of_the_wrong_types_is_a_typed_error_all_the_same(
+    hub: LoopbackHub, client: HubClient, problem: dict[str, object]
+) -> None:
+    def refuse(handler: Handler, seen: Seen) -> bool:
+        handler.answer(400, json.dumps(problem).encode(), {"Content-Type": "application/problem+json"})
+        return True
+
+    hub.faults.append(only("/v1/manifests/", refuse))
+    with pytest.raises(AdapterHubError) as error:
+        client.download("sst-2", model_name=MODEL)
+    assert all(isinstance(word, str) for word in error.value.suggestions)
 
 
 def test_a_login_page_is_not_taken_for_an_index(hub: LoopbackHub, client: HubClient) -> None:

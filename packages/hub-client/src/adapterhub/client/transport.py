@@ -16,7 +16,6 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 from adapterhub.client.bodies import check_content_digest, decoded, inflated, too_much
+from adapterhub.client.connections import HeadWatch, new_client
 from adapterhub.client.credentials import redact
 from adapterhub.client.settings import is_loopback, origin_of
 from adapterhub.spec.errors import (
@@ -59,6 +59,7 @@ class Limits:
     Attributes:
         connect: seconds until a connection stands.
         read: seconds until the next bytes come.
+        head: seconds until the head of an answer is complete.
         attempts: tries in all, the first included.
         backoff: seconds of the first pause; doubles each time, up to `longest_pause`; the actual pause is drawn
             uniformly below it (full jitter).
@@ -70,6 +71,7 @@ class Limits:
 
     connect: float = 10.0
     read: float = 30.0
+    head: float = 60.0
     attempts: int = 5
     backoff: float = 0.5
     longest_pause: float = 8.0
@@ -228,6 +230,7 @@ class Transport:
 
         home = origin_of(self.base)
         left_home = False
+        watch = HeadWatch(self.close, self.limits.head)
         try:
             for _ in range(self.limits.redirects + 1):
                 sent = {"accept": "application/json, */*;q=0.5", **(headers or {})}
@@ -238,7 +241,9 @@ class Transport:
                     if token:
                         sent["authorization"] = f"Bearer {token}"
                 client = self._httpx(url)
-                request = client.build_request(method, url, params=params, content=content, headers=sent)
+                request = client.build_request(
+                    method, url, params=params, content=content, headers=sent, extensions={"trace": watch}
+                )
                 began = self.clock()
                 self.requests += 1
                 response = client.send(request, stream=True)
@@ -257,27 +262,35 @@ class Transport:
             raise HubConnectionError(
                 f"{self.base} redirects more than {self.limits.redirects} times.", hint="The hub is set up wrongly."
             )
-        except httpx.TimeoutException as error:
-            raise HubConnectionError(
+        except (httpx.TransportError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not client.is_closed:
+                raise
+            raise self._failure(error, late=watch.late) from error
+        except httpx.InvalidURL as error:
+            raise HubConnectionError(f"{redact(url)} is no address: {error}.") from error
+
+    def _failure(self, error: Exception, *, late: bool) -> HubConnectionError:
+        """The error that a broken exchange stands for; `late` if it was broken here for want of an answer."""
+        import httpx
+
+        if late or isinstance(error, httpx.TimeoutException):
+            return HubConnectionError(
                 f"{self.base} did not answer in time.",
                 hint="Try again; if it stays, ask who runs the hub.",
                 details={"retry": True},
-            ) from error
-        except httpx.ConnectError as error:
-            raise HubConnectionError(
+            )
+        if isinstance(error, httpx.ConnectError):
+            return HubConnectionError(
                 f"Cannot connect to {self.base}: {_reason(error)}.",
                 hint="Is the address right (adapterhub env), is the hub running, is there a network? "
                 "What is in the cache works with ADAPTERHUB_OFFLINE=1.",
                 details={"retry": "certificate" not in str(error).lower()},
-            ) from error
-        except httpx.TransportError as error:
-            raise HubConnectionError(
-                f"The connection to {self.base} broke: {_reason(error)}.",
-                hint="Try again; what arrived so far is kept.",
-                details={"retry": not isinstance(error, (httpx.UnsupportedProtocol, httpx.ProxyError))},
-            ) from error
-        except httpx.InvalidURL as error:
-            raise HubConnectionError(f"{redact(url)} is no address: {error}.") from error
+            )
+        return HubConnectionError(
+            f"The connection to {self.base} broke: {_reason(error)}.",
+            hint="Try again; what arrived so far is kept.",
+            details={"retry": not isinstance(error, (httpx.UnsupportedProtocol, httpx.ProxyError))},
+        )
 
     def _redirect(self, method: str, url: str, target: str) -> str:
         if method not in ("GET", "HEAD"):
@@ -395,49 +408,15 @@ class Transport:
             if self._pid != os.getpid():  # a forked child must not share the sockets
                 self._clients, self._pid = {}, os.getpid()
             if kind not in self._clients:
-                self._clients[kind] = _new_client(*kind, self.limits)
+                self._clients[kind] = new_client(*kind, self.limits)
             return self._clients[kind]
 
     def close(self) -> None:
         """Close the connections."""
-        for client in self._clients.values() if self._pid == os.getpid() else ():
+        with self._lock:
+            clients, self._clients = self._clients, {}
+        for client in clients.values() if self._pid == os.getpid() else ():
             client.close()
-        self._clients = {}
-
-
-def _new_client(secure: bool, loopback: bool, limits: Limits) -> httpx.Client:
-    """Connections of one kind. This machine is never asked through a proxy: it would read the token that plain http may
-    carry here. Cookies are not kept: nobody is to be recognised by them."""
-    from http.cookiejar import CookieJar, DefaultCookiePolicy
-
-    import httpx
-
-    from adapterhub.client.__about__ import __version__
-
-    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    verify = True if secure else _plain_context()
-    pool = httpx.Limits(max_connections=16, max_keepalive_connections=16)
-    return httpx.Client(
-        transport=httpx.HTTPTransport(verify=verify, http2=secure, limits=pool) if loopback else None,
-        verify=verify,
-        http2=secure,
-        limits=pool,
-        timeout=httpx.Timeout(limits.read, connect=limits.connect),
-        follow_redirects=False,
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        headers={"user-agent": f"adapterhub-client/{__version__} python/{python}"},
-    )
-
-
-def _plain_context() -> Any:
-    """For connections without TLS: reading the authorities would be most of the time a small hub nearby takes. Should one
-    turn out to need TLS after all (a proxy that is spoken to by https), they are read."""
-    import ssl
-    from urllib.request import getproxies
-
-    if any(address.lower().startswith("https://") for address in getproxies().values()):
-        return True
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
 
 
 def retry_after(text: str) -> float | None:

@@ -290,13 +290,18 @@ def error_from_problem(problem: Mapping[str, Any]) -> AdapterHubError:
     error = kind(
         str(problem.get("detail") or problem.get("title") or "The hub reported a failure."),
         hint=str(problem.get("hint") or ""),
-        candidates=problem.get("candidates") or (),
-        suggestions=problem.get("suggestions") or (),
+        candidates=_list_in(problem, "candidates"),
+        suggestions=[word for word in _list_in(problem, "suggestions") if isinstance(word, str)],
         details={key: value for key, value in problem.items() if key not in known},
     )
     if isinstance(error, ValidationFailedError):
-        error.problems = list(problem.get("problems") or ())
+        error.problems = _list_in(problem, "problems")
     return error
+
+
+def _list_in(problem: Mapping[str, Any], name: str) -> list[Any]:
+    found = problem.get(name)
+    return found if isinstance(found, list) else []
 
 
 def _by_code() -> dict[str, type[AdapterHubError]]:

@@ -40,7 +40,9 @@ class HubSource:
         told = _MAX_AGE.search(control)
         max_age = 0 if _ASK_EACH_TIME.search(control) else int(told[1]) if told else None
         serial = answer.headers.get("adapterhub-serial", "")
-        state = {304: "unchanged", 404: "absent", 410: "absent"}.get(answer.status, "found")
+        state = {200: "found", 304: "unchanged" if etag else None, 404: "absent", 410: "absent"}.get(answer.status)
+        if state is None:
+            raise HubConnectionError(f"{self.hub.url}{path} answers {answer.status}, which says nothing.")
         if state == "found" and "text/html" in answer.headers.get("content-type", ""):
             raise HubConnectionError(
                 f"{self.hub.url}{path} is an HTML page, not an index file.",
