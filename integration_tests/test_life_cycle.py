@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -18,15 +20,20 @@ from integration_tests.tiny_model import texts
 
 REFERENCE = "sentiment/snippets@acme"
 
-FRESH = """
-import sys, torch, transformers
+LOAD = f"""
+from transformers import AutoModelForSequenceClassification
 import adapterhub.core as ah
+model = AutoModelForSequenceClassification.from_pretrained("bert-base-uncased", num_labels=2)
+ah.init(model)
+model.active_adapters = model.load_adapter("{REFERENCE}")
+"""
+
+PREDICT = """
+import sys, torch, transformers
 from safetensors.torch import save_file
 torch.manual_seed(99)
-model = transformers.AutoModelForSequenceClassification.from_pretrained("bert-base-uncased", num_labels=2)
+exec(sys.argv[1])
 tokenizer = transformers.AutoTokenizer.from_pretrained("bert-base-uncased")
-ah.init(model)
-model.active_adapters = model.load_adapter(sys.argv[1])
 model.eval()
 with torch.inference_mode():
     save_file({"logits": model(**tokenizer(sys.argv[3:], padding=True, return_tensors="pt")).logits}, sys.argv[2])
@@ -66,8 +73,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> tupl
     return folder, _train(folder, tiny_models, "snippets", "pfeiffer")
 
 
-def _elsewhere(reference: str, target: Path, models: Path, environment: dict[str, str]) -> torch.Tensor:
-    line = [sys.executable, "-c", FRESH, reference, str(target), *texts(8)[0]]
+def _elsewhere(load: str, target: Path, models: Path, environment: dict[str, str]) -> torch.Tensor:
+    """The logits of a fresh process that runs the lines `load`."""
+    line = [sys.executable, "-c", PREDICT, load, str(target), *texts(8)[0]]
     done = subprocess.run(line, cwd=models, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return load_file(target)["logits"]
@@ -93,19 +101,19 @@ def test_the_whole_life_cycle(
     # it stands on the pages, with sample code
     html = hub.page("/explore/task/sentiment/snippets")
     [page] = {part.split('"')[0] for part in html.split('href="')[1:] if part.startswith("/@acme/")}
-    assert "load_adapter(" in hub.page(page)
+    [sample] = re.findall(r"<code>([^<]*from_pretrained[^<]*)</code>", hub.page(page))
 
-    # a stranger finds it by its short name, and a fresh process computes the same bits
+    # a stranger finds it by its short name; a fresh process that runs the sample code computes the same bits
     found = cli("resolve", "snippets", "--model", "bert-base-uncased", "--json")
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["full_id"] == REFERENCE
-    assert torch.equal(_elsewhere(REFERENCE, tmp_path / "online.safetensors", tiny_models, client), logits)
+    assert torch.equal(_elsewhere(unescape(sample), tmp_path / "online.safetensors", tiny_models, client), logits)
 
     # and does so again while the hub is down, from the cache
     hub.stop()
     try:
         offline = {**client, "ADAPTERHUB_OFFLINE": "1"}
-        assert torch.equal(_elsewhere(REFERENCE, tmp_path / "offline.safetensors", tiny_models, offline), logits)
+        assert torch.equal(_elsewhere(LOAD, tmp_path / "offline.safetensors", tiny_models, offline), logits)
     finally:
         hub.start()
 

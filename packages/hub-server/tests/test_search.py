@@ -118,7 +118,8 @@ def test_filters_narrow_and_combine_with_words(shelf: Hub) -> None:
         == ["@demo/xlmr-sw"]
     )
     assert found(shelf, method="lora") == found(shelf, namespace="@Other") == ["@other/gpt-lora"]
-    assert found(shelf, license="MIT") == ["@demo/roberta-mnli"]
+    assert found(shelf, license="MIT") == found(shelf, license="mit") == ["@demo/roberta-mnli"]
+    assert found(shelf, type="text_lang", task="sentiment") == found(shelf, type="image_task") == []
     assert found(shelf, q="reviews", model="bert-base-uncased", subtask="imdb") == ["@demo/bert-imdb"]
     assert found(shelf, q="reviews", model="gpt2") == []
 
@@ -163,6 +164,26 @@ def test_pages_follow_one_another_without_gaps_or_repeats(
     if sort == "newest":
         mine = [name for name in seen if name.startswith("adapter-")]
         assert mine == sorted(mine, reverse=True)
+
+
+@pytest.mark.parametrize("sort", ["relevance", "downloads", "newest", "name"])
+def test_publishing_between_two_pages_neither_loses_nor_repeats_anything(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, sort: str
+) -> None:
+    monkeypatch.setattr(service, "WINDOW", 7)
+    before = fill(hub, [(entry(name=f"adapter-{n:02}"), {"downloads": (n * 37) % 23}) for n in range(24)])
+    seen: list[str] = []
+    params = {"q": "adapter sst-2", "sort": sort, "limit": 3}
+    for number in range(40):
+        page = hub.http.get("/v1/adapters", params=params).json()
+        seen += [item["name"] for item in page["items"]]
+        if page["next"] is None:
+            break
+        params["cursor"] = page["next"]
+        if number < 8:  # one that fits better than anything, and one that is as good as others
+            fill(hub, [entry(name=f"adapter-sst-2-{number}"), (entry(name=f"adapter-x{number}"), {"downloads": 5})])
+    assert len(seen) == len(set(seen))
+    assert {f"adapter-{n:02}" for n in range(len(before))} <= set(seen)
 
 
 def test_a_foreign_cursor_is_refused(shelf: Hub) -> None:

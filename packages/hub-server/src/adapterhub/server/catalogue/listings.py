@@ -191,6 +191,7 @@ class _Tally:
 def row_facets(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The (field, value) pairs a listing is counted and found under."""
     yield "kind", row["kind"]
+    yield "type", row["type"]
     if row["task_key"]:
         yield "task", row["task_key"]
     if row["subtask_key"]:

@@ -50,8 +50,7 @@ def list_adapters(
     """Adapters that match the text and every filter. `next` is the cursor of the following page; `total` is a lower bound
     where `total_exact` is false."""
     filters = {
-        "kind": kind or {"text_lang": "language", "text_task": "task"}.get(type, ""),
-        "task": task, "subtask": subtask, "model": model, "family": family, "method": method, "using": using,
+        "kind": kind, "type": type, "task": task, "subtask": subtask, "model": model, "family": family, "method": method, "using": using,
         "language": language, "license": license, "namespace": namespace.removeprefix("@"),
     }  # fmt: skip
     question = Question(q, {name: value for name, value in filters.items() if value}, sort, limit, cursor)

@@ -36,6 +36,7 @@ from adapterhub.server.search.question import read_cursor, write_cursor
 from adapterhub.server.search.service import summary_of
 from adapterhub.server.storage.tables import adapters, manifests, organisations, tokens, versions
 from adapterhub.spec.errors import AdapterNotFoundError, VersionNotFoundError
+from adapterhub.spec.presets import load_preset, preset_documents
 from adapterhub.spec.reference import fold
 
 __all__ = ["adapter_detail", "hub_counts", "namespace_adapters"]
@@ -92,8 +93,9 @@ def adapter_detail(
 
 
 def _with_background(connection: Connection, detail: AdapterDetail) -> AdapterDetail:
-    """What the vocabulary knows about the adapter's architecture and data set."""
+    """What the spec and the vocabulary know about the adapter's architecture and data set."""
     summary = detail.summary
+    preset = preset_documents().get(summary.using or "", {})
     known = connection.execute(select(architectures).where(architectures.c.name == (summary.using or ""))).first()
     data = connection.execute(
         select(vocabulary.c.citation).where(
@@ -102,12 +104,20 @@ def _with_background(connection: Connection, detail: AdapterDetail) -> AdapterDe
             vocabulary.c.subtask_key == fold(summary.subtask),
         )
     ).scalar_one_or_none()
-    cited = (("the architecture", known.citation if known else ""), ("the data set", data or ""))
+    architecture = (known.citation if known else "") or preset.get("citation", "")
+    cited = (("the architecture", architecture), ("the data set", data or ""))
     return dataclasses.replace(
         detail,
-        architecture=known.description if known else "",
+        architecture=preset.get("description") or (known.description if known else ""),
+        changes=_changes(summary.using, detail.config) if preset else {},
         more_citations=tuple((what, text) for what, text in cited if text.strip() and text.strip() != detail.citation),
     )
+
+
+def _changes(preset: str | None, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config that are not as in its preset."""
+    usual = load_preset(preset or "").expand()
+    return {name: value for name, value in config.items() if name in usual and usual[name] != value}
 
 
 def _detail(

@@ -132,8 +132,9 @@ class VersionView(View):
 
 @dataclass(frozen=True, slots=True)
 class AdapterDetail(View):
-    """Everything the page of one version of an adapter shows. `architecture` describes the preset; `more_citations` are
-    pairs of what is cited (the architecture, the data set) and the citation."""
+    """Everything the page of one version of an adapter shows. `architecture` describes the preset, `changes` are the fields
+    in which the config differs from it; `more_citations` are pairs of what is cited (the architecture, the data set) and
+    the citation."""
 
     summary: AdapterSummary
     version: VersionView
@@ -154,6 +155,7 @@ class AdapterDetail(View):
     published_by: str = ""
     links: tuple[tuple[str, str], ...] = ()
     architecture: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
     more_citations: tuple[tuple[str, str], ...] = ()
     legacy_config_id: str | None = None
     manifest: Mapping[str, Any] | None = None

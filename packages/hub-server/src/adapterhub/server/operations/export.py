@@ -34,6 +34,11 @@ from adapterhub.spec.resolution import default_entry
 
 __all__ = ["Export", "export_static"]
 
+#: the hub's address on pages where none is given
+_NOWHERE = "http://localhost"
+#: files of every page's folder: an adapter of this name has no page of its own in an export
+_PAGE_FILES = ("index.html", "index.json")
+
 
 @dataclasses.dataclass(slots=True)
 class Export:
@@ -74,7 +79,7 @@ def export_static(
                 _put(folder, path, body, done)
                 if path.startswith(("/index/k/", "/index/w/")):
                     _put_pages(connection, folder, path, done)
-            _put_list(connection, folder, changed, done)
+            _put_list(connection, folder, done)
             tell(f"{len(paths)} index files looked at")
             wanted = _content(connection, storage, folder, done)
             tell(f"{done.blobs} new manifests and blobs")
@@ -83,6 +88,8 @@ def export_static(
         if pages:
             asyncio.run(_write_pages(settings, folder, addresses, done))
             tell(f"{done.pages} pages looked at")
+            if not settings.public_url:
+                tell(f"Sample code and feed name {_NOWHERE} as the hub's address: give --url with the one it will have")
         with storage.database.read() as connection:
             _put(
                 folder,
@@ -145,35 +152,27 @@ def _put_pages(connection: Connection, folder: Path, path: str, done: Export) ->
         _put(folder, f"{path.removesuffix('.jsonl')}/{name}.jsonl", body, done)
 
 
-def _put_list(connection: Connection, folder: Path, changed: list[Any], done: Export) -> None:
-    """The list of all adapters: a static copy answers no search, so that clients read this."""
+def _put_list(connection: Connection, folder: Path, done: Export) -> None:
+    """The list of all adapters: a static copy answers no search, so that clients read this. Downloads change without a
+    serial, so every part is looked at."""
     rows = connection.execute(
         select(adapters.c.id, adapters.c.name, organisations.c.name.label("ns"))
         .join(organisations, organisations.c.id == adapters.c.organisation_id)
         .where(adapters.c.listed, adapters.c.private == false())
     ).all()
-    known = _file(folder, "/index/list.json")
-    head, digits = write_list(len(rows)).encode(), list_digits(len(rows))
-    before = json.loads(known.read_bytes()).get("digits") if known.exists() else None
+    digits = list_digits(len(rows))
     parts: dict[str, list[int]] = {}
     for row in rows:
         parts.setdefault(list_path(row.ns, row.name, digits), []).append(row.id)
-    wanted = parts.keys() | {list_path(row.ns, row.name, digits) for row in changed}
-    if before == digits:
-        wanted = {list_path(row.ns, row.name, digits) for row in changed}
-    elif known.exists():
-        for file in known.with_name("list").glob("*.jsonl"):
-            if f"/index/list/{file.name}" not in parts:
-                file.unlink()
-                done.removed += 1
-    for path in sorted(wanted):
-        lines = [
-            line
-            for start in range(0, len(parts.get(path, ())), 400)
-            for line in _listed(connection, parts[path][start : start + 400])
-        ]
-        _put(folder, path, "".join(f"{line}\n" for line in lines).encode() or None, done)
-    _put(folder, "/index/list.json", head, done)
+    for path, ids in sorted(parts.items()):
+        some = (ids[start : start + 400] for start in range(0, len(ids), 400))
+        lines = [f"{line}\n" for few in some for line in _listed(connection, few)]
+        _put(folder, path, "".join(lines).encode(), done)
+    _put(folder, "/index/list.json", write_list(len(rows)).encode(), done)
+    for file in _file(folder, "/index/list").glob("*.jsonl"):
+        if f"/index/list/{file.name}" not in parts:
+            file.unlink()
+            done.removed += 1
 
 
 def _listed(connection: Connection, ids: list[int]) -> Iterator[str]:
@@ -262,9 +261,9 @@ def _page_addresses(connection: Connection) -> list[str]:
         .join(organisations, organisations.c.id == adapters.c.organisation_id)
         .where(adapters.c.listed, adapters.c.private == false())
     ).all()
-    numbers = {row.id: f"/@{row.ns}/{quote(row.name)}" for row in rows}
-    for row in rows:
-        found += [f"/@{row.ns}", numbers[row.id]]
+    numbers = {row.id: f"/@{row.ns}/{quote(row.name)}" for row in rows if row.name.lower() not in _PAGE_FILES}
+    found += [f"/@{row.ns}" for row in rows]
+    found += numbers.values()
     for version in connection.execute(
         select(versions.c.adapter_id, versions.c.version).where(versions.c.state == "published").order_by(versions.c.id)
     ):
@@ -275,17 +274,16 @@ def _page_addresses(connection: Connection) -> list[str]:
 
 async def _write_pages(settings: Settings, folder: Path, addresses: Iterable[str], done: Export) -> None:
     from adapterhub.server.app import create_app
-    from adapterhub.server.web.static_pages import twin_of
+    from adapterhub.server.web.static_pages import twin_of, with_relative_links
     from adapterhub.server.web.templating import STATIC_FOLDER
 
     app = create_app(settings)
     app.state.static = True  # pages that need no server
     kept: set[Path] = set()
     try:
-        base = settings.public_url or "http://localhost"
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(
-            transport=transport, base_url=base, headers={"Accept-Encoding": "identity"}
+            transport=transport, base_url=_NOWHERE, headers={"Accept-Encoding": "identity"}
         ) as client:
             for address in addresses:
                 answer = await client.get(address)
@@ -295,7 +293,8 @@ async def _write_pages(settings: Settings, folder: Path, addresses: Iterable[str
                     raise StorageError(f"The page {address} cannot be drawn: {answer.status_code}.")
                 name = address if address.endswith(".atom") else f"{address.rstrip('/')}/index.html"
                 kept.add(_file(folder, name))
-                _put(folder, name, answer.content, done)
+                body = answer.content if name == address else with_relative_links(answer.text, address).encode()
+                _put(folder, name, body, done)
                 done.pages += 1
                 twin = await twin_of(client, address)
                 if twin is not None:

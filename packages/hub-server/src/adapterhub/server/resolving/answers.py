@@ -20,7 +20,8 @@ from adapterhub.spec.errors import AdapterHubError
 
 __all__ = ["Answer", "Answers"]
 
-_SIZE = 16_384
+#: so many answers are kept, and so many bytes of them
+_SIZE, _BYTES = 16_384, 64 << 20
 _SAID = ("message", "hint", "candidates", "suggestions", "details")
 _MANY = 500
 
@@ -68,6 +69,7 @@ class Answers:
         self._kept: OrderedDict[Hashable, Answer] = OrderedDict()
         self._about: defaultdict[Hashable, set[Hashable]] = defaultdict(set)
         self._errors: set[Hashable] = set()
+        self._bytes = 0
         self._lock = threading.Lock()
 
     def holds(self, key: Hashable) -> bool:
@@ -90,14 +92,14 @@ class Answers:
         with self._lock:
             if serial != self._serial:
                 return  # something changed while it was computed: the next request asks again
+            self._forget(key)
             self._kept[key] = answer
+            self._bytes += _bytes_of(key, answer)
             self._about[answer.about].add(key)
             if answer.error is not None:
                 self._errors.add(key)
-            while len(self._kept) > _SIZE:
-                old, gone = self._kept.popitem(last=False)
-                self._about[gone.about].discard(old)
-                self._errors.discard(old)
+            while len(self._kept) > _SIZE or self._bytes > _BYTES:
+                self._forget(next(iter(self._kept)))
 
     def _forget_changed(self, serial: int) -> None:
         if self._kept:
@@ -107,13 +109,25 @@ class Answers:
                 self._kept.clear()
                 self._about.clear()
                 self._errors.clear()
+                self._bytes = 0
             else:
                 stale = set(self._errors)
                 for row in rows:
-                    stale |= self._about.pop(row.model_name, set()) | self._about.pop((row.namespace, row.key), set())
+                    stale |= self._about.get(row.model_name, set()) | self._about.get((row.namespace, row.key), set())
                 for key in stale:
-                    answer = self._kept.pop(key, None)
-                    if answer is not None:
-                        self._about[answer.about].discard(key)
-                self._errors.clear()
+                    self._forget(key)
         self._serial = serial
+
+    def _forget(self, key: Hashable) -> None:
+        answer = self._kept.pop(key, None)
+        if answer is None:
+            return
+        self._bytes -= _bytes_of(key, answer)
+        self._errors.discard(key)
+        self._about[answer.about].discard(key)
+        if not self._about[answer.about]:
+            del self._about[answer.about]
+
+
+def _bytes_of(key: Hashable, answer: Answer) -> int:
+    return len(answer.body) + len(repr(key))

@@ -26,8 +26,8 @@ __all__ = ["CROWD", "LISTED", "Place", "deciding_entries", "is_crowded", "others
 CROWD = 12
 #: of a word that finds more pairs, these are looked at
 _MOST_PAIRS = 400
-#: so many candidates are listed when a reference is ambiguous
-LISTED = 50
+#: so many candidates are listed when a reference is ambiguous: more than a person reads, and than the first hub had
+LISTED = 1000
 
 
 class Place(NamedTuple):

@@ -23,7 +23,7 @@ from adapterhub.server.search.candidates import (
     USING,
     Candidate,
 )
-from adapterhub.server.search.question import FILTERS, Question
+from adapterhub.server.search.question import FACETS, Question
 from adapterhub.spec.reference import fold
 
 __all__ = ["facets_of", "global_facets"]
@@ -61,7 +61,7 @@ def facets_of(rows: Sequence[Candidate], question: Question, *, exact: bool) -> 
     """Counts over `rows`; `exact` says whether they are all there is."""
     found = []
     columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * 13
-    for name in FILTERS:
+    for name in FACETS:
         counts: Counter[str] = Counter(columns[_PLACE[name]])
         if name == "language":
             counts = _single_tags(counts)
@@ -76,7 +76,7 @@ def facets_of(rows: Sequence[Candidate], question: Question, *, exact: bool) -> 
 def global_facets(connection: Connection) -> tuple[Facet, ...]:
     """Counts over everything public."""
     found = []
-    for name in FILTERS:
+    for name in FACETS:
         rows = connection.execute(_MOST, {"field": name}).all()
         facet = _facet(name, [(row.value, row.adapters) for row in rows[:CHOICES]], "", True, len(rows) - CHOICES)
         if facet is not None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from adapterhub.server.accounts.viewer import Viewer
 from adapterhub.server.catalogue.tables import facet_counts
@@ -17,10 +17,11 @@ from adapterhub.server.search.words import facet_word, query_words
 from adapterhub.spec.errors import AdapterHubError
 from adapterhub.spec.reference import fold
 
-__all__ = ["FILTERS", "PRIVATE_WORD", "SORTS", "CursorError", "Match", "Question", "organisation_word"]
+__all__ = ["FACETS", "FILTERS", "PRIVATE_WORD", "SORTS", "CursorError", "Match", "Question", "organisation_word"]
 
-#: what a list can be filtered by; the values of the folded ones are compared folded
-FILTERS = ("kind", "task", "subtask", "model", "family", "method", "using", "language", "license", "namespace")
+#: what a list can be filtered by, with counts of what each choice leaves; the values of the folded ones are compared folded
+FACETS = ("kind", "task", "subtask", "model", "family", "method", "using", "language", "license", "namespace")
+FILTERS = (*FACETS, "type")
 _FOLDED = {"task", "subtask", "namespace", "kind", "language"}
 
 SORTS = {"relevance": "Most relevant", "downloads": "Most downloaded", "newest": "Newest", "name": "By name"}
@@ -96,6 +97,8 @@ class Question:
         for name, given in self.filters.items():
             if given and name in FILTERS:
                 value = fold(given) if name in _FOLDED else given
+                if name == "license":
+                    value = connection.execute(_LICENSE, {"given": given.lower()}).scalar() or given
                 found.append(Match((facet_word(name, value),), counter=(name, value)))
         words = self.words
         unfinished = bool(words) and self.text[-1:].isalnum()
@@ -109,6 +112,15 @@ class Question:
             else:
                 found.append(Match((word,), counter=("word", word)))
         return found
+
+
+#: licences are published in any case, as SPDX allows
+_LICENSE = (
+    select(facet_counts.c.value)
+    .where(facet_counts.c.field == "license", func.lower(facet_counts.c.value) == bindparam("given"))
+    .order_by(facet_counts.c.adapters.desc())
+    .limit(1)
+)
 
 
 def _unfinished(connection: Connection, word: str) -> Match:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from operator import itemgetter
+from typing import TypeAlias
 
 from sqlalchemy import Connection, bindparam, select
 
 from adapterhub.server.accounts.viewer import Viewer
 from adapterhub.server.catalogue.tables import listings
-from adapterhub.server.search.candidates import RANK, Candidate, candidates
+from adapterhub.server.search.candidates import DOWNLOADS, RANK, Candidate, candidates
 from adapterhub.server.search.question import Match, Question
 from adapterhub.server.search.words import facet_word, title_of
 from adapterhub.spec.reference import fold
 
-__all__ = ["by_relevance", "named_as_asked"]
+__all__ = ["PLACE", "Scored", "by_downloads", "by_relevance", "named_as_asked"]
+
+#: a row with what it is sorted by: a number (smaller is better), then its rank
+Scored: TypeAlias = tuple[float, int, Candidate]
+PLACE = itemgetter(0, 1)
+
 
 #: So many adapters whose name, task, data set, model or publisher is exactly what was asked are looked at first.
 _NAMED = 120
@@ -64,18 +70,17 @@ def _of_name(connection: Connection, phrase: str, matches: Sequence[Match], view
     return found
 
 
-def by_relevance(question: Question, rows: Sequence[Candidate], named: Collection[int] = ()) -> list[Candidate]:
+def by_relevance(question: Question, rows: Sequence[Candidate], named: Collection[int] = ()) -> list[Scored]:
     """The rows, best first; equal ones stay in order of popularity. `named` are ranks from `named_as_asked`."""
     words = question.words
     phrase = _phrase(question)
-    if not phrase:
-        return list(rows)
-
-    scored = [(-_score(row, words, phrase) - (18 if row[RANK] in named else 0), row[RANK], row) for row in rows]
-    return [row for _, _, row in sorted(scored, key=_OF_SCORE)]
+    scored = [(_score(row, words, phrase) + (18.0 if row[RANK] in named else 0.0), row[RANK], row) for row in rows]
+    return sorted(((-score if phrase else 0.0, rank, row) for score, rank, row in scored), key=PLACE)
 
 
-_OF_SCORE = itemgetter(0, 1)
+def by_downloads(rows: Sequence[Candidate]) -> list[Scored]:
+    """The rows, most downloaded first."""
+    return sorted(((-float(row[DOWNLOADS]), row[RANK], row) for row in rows), key=PLACE)
 
 
 def _phrase(question: Question) -> str:

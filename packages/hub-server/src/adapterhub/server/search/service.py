@@ -30,7 +30,6 @@ from adapterhub.server.accounts.viewer import ANONYMOUS, Viewer
 from adapterhub.server.catalogue.tables import listing_rows, listings
 from adapterhub.server.catalogue.views import AdapterPage, AdapterSummary, Facet
 from adapterhub.server.search.candidates import (
-    DOWNLOADS,
     RANK,
     Candidate,
     candidates,
@@ -41,13 +40,15 @@ from adapterhub.server.search.candidates import (
 )
 from adapterhub.server.search.facets import facets_of, global_facets
 from adapterhub.server.search.question import Match, Question, read_cursor, write_cursor
-from adapterhub.server.search.ranking import by_relevance, named_as_asked
+from adapterhub.server.search.ranking import PLACE, Scored, by_downloads, by_relevance, named_as_asked
 from adapterhub.server.search.suggestions import suggest
 
 __all__ = ["FEW", "SAMPLE", "WINDOW", "rows_of", "search", "summaries", "summary_of"]
 
 #: Candidates ranked together.
 WINDOW = 200
+#: In a cursor: before everything in a window.
+FIRST = -1e300
 #: Candidates whose facets are counted; where there are more matches, the counts are lower bounds.
 SAMPLE = 300
 #: Up to so many matches are sorted; with more, walking along the order mostly meets the wanted ones sooner.
@@ -103,31 +104,43 @@ def _everything(connection: Connection, question: Question, viewer: Viewer) -> A
 def _windowed(
     connection: Connection, question: Question, matches: Sequence[Match], viewer: Viewer, facets: bool
 ) -> AdapterPage:
-    """Matches by relevance or downloads, one window of popularity after the other."""
-    position = read_cursor(question.cursor, question.order, (int, int))
-    start, offset = position or (0, 0)
-    counted = facets and start == 0  # the sample then begins with the window: one question to the database for both
+    """Matches by relevance or downloads, one window of popularity after the other.
+
+    A cursor says which ranks the window has and what was shown last, so that publishing meanwhile moves nothing.
+    """
+    start, end, *shown_last = read_cursor(question.cursor, question.order, (int, int, float, int)) or (0, 0)
+    counted = facets and not question.cursor  # the sample begins with the window: one question to the database for both
     window = candidates(connection, matches, viewer, start=start, limit=max(SAMPLE if counted else 0, WINDOW) + 1)
-    shown = _facets(question, window) if counted else ()
-    more = len(window) > WINDOW
-    window = window[:WINDOW]
-    last = window[-1][RANK] if window else 0
-    ranked: list[Candidate]
-    if question.order == "relevance":
-        named = named_as_asked(connection, question, matches, viewer)  # they all stand in the first window
-        known = {row[RANK] for row in named}
-        rest = [row for row in window if row[RANK] not in known]
-        ranked = by_relevance(question, [*named, *rest] if start == 0 else rest, known)
-    else:
-        ranked = sorted(window, key=lambda row: (-row[DOWNLOADS], row[RANK]))
-    following = None
-    if offset + question.limit < len(ranked):
-        following = write_cursor(question.order, [start, offset + question.limit])
-    elif more:
-        following = write_cursor(question.order, [last, 0])
-    chosen = [row[RANK] for row in ranked[offset : offset + question.limit]]
-    total, exact = (len(window), True) if start == 0 and not more else count_matches(connection, matches, viewer)
-    return AdapterPage(summaries(connection, chosen), following, total, exact, shown)
+    facets_shown = _facets(question, window) if counted else ()
+    total = (len(window), True) if not start and len(window) <= WINDOW else count_matches(connection, matches, viewer)
+    inside = [row for row in window[:WINDOW] if not end or row[RANK] <= end]
+    last = inside[-1][RANK] if inside else end
+    ranked = _ranked(connection, question, matches, viewer, inside, first=start == 0)
+    left = [row for row in ranked if not shown_last or PLACE(row) > tuple(shown_last)]
+    items, following = left[: question.limit], None
+    if len(left) > question.limit:
+        following = write_cursor(question.order, [start, end or last, *PLACE(items[-1])])
+    elif len(window) > len(inside):
+        following = write_cursor(question.order, [last, 0, FIRST, 0])
+    return AdapterPage(summaries(connection, [row[1] for row in items]), following, *total, facets_shown)
+
+
+def _ranked(
+    connection: Connection,
+    question: Question,
+    matches: Sequence[Match],
+    viewer: Viewer,
+    window: Sequence[Candidate],
+    *,
+    first: bool,
+) -> list[Scored]:
+    """A window in order. What is named as asked stands in the first one, wherever it would be by popularity."""
+    if question.order == "downloads":
+        return by_downloads(window)
+    named = named_as_asked(connection, question, matches, viewer)
+    known = {row[RANK] for row in named}
+    rest = [row for row in window if row[RANK] not in known]
+    return by_relevance(question, [*named, *rest] if first else rest, known)
 
 
 def _ordered(connection: Connection, question: Question, matches: Sequence[Match], viewer: Viewer) -> AdapterPage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote, urlencode
 
 from sqlalchemy import Connection
@@ -32,13 +32,14 @@ def landing_page(connection: Connection, site: Site) -> str:
     """`/`"""
     popular = search(connection, Question(limit=6, sort="downloads"), facets=False).items
     newest = search(connection, Question(limit=6, sort="newest"), facets=False).items
-    sample = next((item for item in (*popular, *newest) if item.task and item.kind == "task"), None)
-    start = landing_snippets(site.url, sample.model_name, sample.reference) if sample else landing_snippets(site.url)
+    loadable = (item for item in (*popular, *newest) if item.status == "available" and not item.yanked)
+    sample = next((item for item in loadable if item.kind == "task"), None)
+    detail = service.adapter_detail(connection, sample.namespace, sample.name) if sample else None
     if not any(item.downloads for item in popular):
         popular = ()
     return render(
         "landing.html", site, path="/", twin="/v1/counts", counts=service.hub_counts(connection), popular=popular, newest=newest,
-        popular_tasks=explore.popular_tasks(connection, 6), start_snippets=start,
+        popular_tasks=explore.popular_tasks(connection, 6), start_snippets=landing_snippets(site.url, detail),
     )  # fmt: skip
 
 
@@ -116,7 +117,7 @@ def adapter_page(
     return render(
         "adapter.html", site, path=path, section=summary.kind, twin=f"/v1/catalogue{path}",
         detail=detail, kind_title=KIND_TITLES[summary.kind], task_name=task_name, subtask_name=subtask_name,
-        snippets=snippets(detail, site.url), card=render_markdown(detail.card) if detail.card.strip() else "",
+        snippets=snippets(detail, site.url, static=site.static), card=render_markdown(detail.card) if detail.card.strip() else "",
         newer=default if default != detail.version.version else "",
         not_finite=not_finite(connection, [file.digest for file in detail.files if file.digest]),
     )  # fmt: skip
@@ -148,12 +149,13 @@ def feed(connection: Connection, site: Site) -> str:
 
 
 def problem_page(
-    site: Site, status: int, heading: str, detail: str, hint: str = "", suggestions: list[tuple[str, str]] | None = None
-) -> str:
-    """The page of an error; `suggestions` are pairs of label and path."""
+    site: Site, status: int, heading: str, detail: str, hint: str = "", suggestions: Sequence[tuple[str, str]] = (),
+    label: str = "Close to it",
+) -> str:  # fmt: skip
+    """The page of an error; `suggestions` are pairs of text and path, `label` says what they are."""
     return render(
-        "problem.html", site, status=status, heading=heading, detail=detail, hint=hint, suggestions=suggestions or []
-    )
+        "problem.html", site, status=status, heading=heading, detail=detail, hint=hint, suggestions=suggestions, label=label
+    )  # fmt: skip
 
 
 def _query(values: Mapping[str, str]) -> str:

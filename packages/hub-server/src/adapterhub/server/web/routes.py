@@ -59,18 +59,15 @@ class PageRoute(APIRoute):
                 return await handle(request)
             except AdapterHubError as error:
                 status = int(getattr(error, "http_status", error.status))
-                links = [(text, f"/{text}") for text in error.suggestions if text.startswith("@")]
-                links += [
-                    (str(text), f"{_adapter_path(request)}/versions/{text}")
-                    for text in error.candidates
-                    if isinstance(text, str)
-                ]
+                versions = [text for text in error.candidates if isinstance(text, str)]
+                links = [(text, f"{_adapter_path(request)}/versions/{text}") for text in versions]
+                links += [(text, f"/{text}") for text in error.suggestions if text.startswith("@")]
                 heading = "Not found" if status == 404 else error.to_problem()["title"]
-                return _answer(
-                    request,
-                    pages.problem_page(site_of(request), status, heading, error.message, error.hint, links[:10]),
-                    status,
+                label = "Versions" if versions else "Close to it"
+                body = pages.problem_page(
+                    site_of(request), status, heading, error.message, error.hint, links[:10], label
                 )
+                return _answer(request, body, status)
             except RequestValidationError as error:
                 first = error.errors()[0]
                 detail = f"{'/'.join(str(step) for step in first.get('loc', ())[1:])}: {first.get('msg', '')}."

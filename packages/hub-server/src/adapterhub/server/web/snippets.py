@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from adapterhub.server.catalogue.views import AdapterDetail
 
-#: kind of head → the Auto class of transformers that carries such a head
-AUTO_CLASSES: dict[str, str] = {
-    "classification": "AutoModelForSequenceClassification",
-    "multilabel_classification": "AutoModelForSequenceClassification",
-    "sequence_classification": "AutoModelForSequenceClassification",
-    "regression": "AutoModelForSequenceClassification",
-    "tagging": "AutoModelForTokenClassification",
-    "token_classification": "AutoModelForTokenClassification",
-    "question_answering": "AutoModelForQuestionAnswering",
-    "extractive_qa": "AutoModelForQuestionAnswering",
-    "multiple_choice": "AutoModelForMultipleChoice",
-    "masked_lm": "AutoModelForMaskedLM",
-    "causal_lm": "AutoModelForCausalLM",
-    "seq2seq_lm": "AutoModelForSeq2SeqLM",
-    "image_classification": "AutoModelForImageClassification",
+#: end of a task class's name → the Auto class of transformers that makes it, and whether it is told the number of labels
+AUTO_CLASSES: dict[str, tuple[str, bool]] = {
+    "ForSequenceClassification": ("AutoModelForSequenceClassification", True),
+    "ForTokenClassification": ("AutoModelForTokenClassification", True),
+    "ForImageClassification": ("AutoModelForImageClassification", True),
+    "ForQuestionAnswering": ("AutoModelForQuestionAnswering", False),
+    "ForMultipleChoice": ("AutoModelForMultipleChoice", False),
+    "ForMaskedLM": ("AutoModelForMaskedLM", False),
+    "ForCausalLM": ("AutoModelForCausalLM", False),
+    "LMHeadModel": ("AutoModelForCausalLM", False),
 }
 
 
@@ -33,7 +29,6 @@ class Snippet:
     id: str
     title: str
     code: str
-    note: str = ""
 
 
 def pinned_reference(detail: AdapterDetail) -> str:
@@ -41,45 +36,50 @@ def pinned_reference(detail: AdapterDetail) -> str:
     return f"{detail.summary.adapter_id}:{detail.version.version}"
 
 
-def auto_class(head: Mapping[str, Any] | None) -> str:
-    """The Auto class to load the base model with, from the head's configuration; `AutoModel` when there is no head."""
-    if not head:
-        return "AutoModel"
-    kind = str(head.get("head_type") or head.get("type") or head.get("kind") or "").lower()
-    return AUTO_CLASSES.get(kind, "AutoModel")
+def model_lines(model_name: str, head: Mapping[str, Any] | None) -> list[str]:
+    """Python that loads the base model in a class that takes the head: the bare model where there is none, the task class
+    a static head comes from, with its number of labels, and a model with flexible heads for the others."""
+    name = _quote(model_name)
+    if head and head.get("head_type") != "static":
+        return ["import adapterhub.core as ah", "", f"model = ah.AutoAdapterModel.from_pretrained({name})"]
+    task_class = str((head or {}).get("model_class") or "")
+    known = (found for ending, found in AUTO_CLASSES.items() if task_class.endswith(ending))
+    loader, labelled = next(known, (task_class if task_class.isidentifier() else "AutoModel", False))
+    labels = (head or {}).get("num_labels") if labelled else None
+    options = f", num_labels={labels}" if labels is not None else ""
+    return [
+        f"from transformers import {loader}",
+        "import adapterhub.core as ah",
+        "",
+        f"model = {loader}.from_pretrained({name}{options})",
+        "ah.init(model)",
+    ]
 
 
-def snippets(detail: AdapterDetail, hub_url: str) -> tuple[Snippet, ...]:
+def snippets(detail: AdapterDetail, hub_url: str, *, static: bool = False) -> tuple[Snippet, ...]:
     """Python, command line and curl, in this order.
 
     Args:
         detail: the version to load.
         hub_url: address of this hub, without a trailing slash.
+        static: the hub is a folder of files.
     """
-    return (_python(detail), _command_line(detail, hub_url), _curl(detail, hub_url))
+    return (_python(detail, hub_url), _command_line(detail, hub_url), _curl(detail, hub_url, static))
 
 
-def _python(detail: AdapterDetail) -> Snippet:
-    reference = pinned_reference(detail)
-    summary = detail.summary
-    model = _quote(summary.model_name)
-    auto = auto_class(detail.head)
-    activate = (
-        'model.active_adapters = ah.Stack(language, "your-task-adapter")  # or the language alone\n'
-        if summary.type == "text_lang"
-        else "model.active_adapters = name\n"
-    )
-    name = "language" if summary.type == "text_lang" else "name"
-    code = (
-        f"from transformers import {auto}\n"
-        "import adapterhub.core as ah\n"
-        "\n"
-        f"model = {auto}.from_pretrained({model})\n"
-        "ah.init(model)\n"
-        f"{name} = model.load_adapter({_quote(reference)})\n"
-        f"{activate}"
-    )
-    return Snippet("python", "Python", code, "needs adapterhub-core and adapterhub-client")
+def _python(detail: AdapterDetail, hub_url: str) -> Snippet:
+    is_language = detail.summary.type == "text_lang"
+    name = "language" if is_language else "name"
+    active = 'language  # or ah.Stack(language, "your-task-adapter")' if is_language else name
+    lines = [
+        "# pip install adapterhub-core adapterhub-client",
+        f"# export ADAPTERHUB_ENDPOINT={hub_url}",
+        "",
+        *model_lines(detail.summary.model_name, detail.head),
+        f"{name} = model.load_adapter({_quote(pinned_reference(detail))})",
+        f"model.active_adapters = {active}",
+    ]
+    return Snippet("python", "Python", "\n".join(lines) + "\n")
 
 
 def _command_line(detail: AdapterDetail, hub_url: str) -> Snippet:
@@ -93,12 +93,15 @@ def _command_line(detail: AdapterDetail, hub_url: str) -> Snippet:
     return Snippet("cli", "Command line", code)
 
 
-def _curl(detail: AdapterDetail, hub_url: str) -> Snippet:
+def _curl(detail: AdapterDetail, hub_url: str, static: bool) -> Snippet:
     summary = detail.summary
+    page = f"/{summary.adapter_id}/versions/{detail.version.version}"
     lines = [f"# {summary.adapter_id} {detail.version.version}"]
     fetched = [file for file in detail.files if file.url and file.digest]
     if not fetched:
-        lines.append(f"curl -fsS '{hub_url}/v1/adapters/{summary.adapter_id}/versions/{detail.version.version}'")
+        lines.append(
+            f"curl -fsS '{hub_url}{page}/index.json'" if static else f"curl -fsS '{hub_url}/v1/adapters{page}'"
+        )
     else:
         lines.append(f"mkdir -p '{summary.name}' && cd '{summary.name}'")
     lines.extend(f"curl -fsSL -o '{file.path}' '{hub_url}/v1/blobs/{file.digest}'" for file in fetched)
@@ -111,34 +114,33 @@ def _curl(detail: AdapterDetail, hub_url: str) -> Snippet:
 
 def _quote(text: str) -> str:
     """A Python string literal in double quotes."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return json.dumps(text, ensure_ascii=False)
 
 
-def landing_snippets(
-    hub_url: str, model_name: str = "bert-base-uncased", reference: str = "sentiment/sst-2@ukp"
-) -> tuple[Snippet, ...]:
-    """Getting started: load, train, publish. The adapter of the first sample should be one the hub has."""
-    load = (
-        "from transformers import AutoModel\n"
-        "import adapterhub.core as ah\n"
-        "\n"
-        f"model = AutoModel.from_pretrained({_quote(model_name)})\n"
-        "ah.init(model)\n"
-        f"model.active_adapters = model.load_adapter({_quote(reference)})\n"
-    )
-    train = (
-        "ah.init(model)\n"
-        'model.add_adapter("reviews", config="pfeiffer")\n'
-        'model.train_adapter("reviews")   # freezes everything else\n'
-        "...                              # your training loop, or a Trainer\n"
-        'model.save_adapter("out/reviews", "reviews")\n'
-    )
-    publish = (
-        f"export ADAPTERHUB_ENDPOINT={hub_url}\n"
-        "adapterhub login\n"
-        "adapterhub push out/reviews sentiment/reviews@your-org --version 1.0\n"
-    )
-    return (Snippet("load", "Load", load), Snippet("train", "Train", train), Snippet("publish", "Publish", publish))
+#: what the samples load and train where the hub has nothing to show: two classes, on BERT
+_SAMPLE_MODEL = "bert-base-uncased"
+_SAMPLE_HEAD = {"head_type": "static", "model_class": "BertForSequenceClassification", "num_labels": 2}
+
+
+def landing_snippets(hub_url: str, sample: AdapterDetail | None = None) -> tuple[Snippet, ...]:
+    """Getting started: load, train, publish. `sample` is an adapter that can be loaded from this hub."""
+    model_name, head = (sample.summary.model_name, sample.head) if sample else (_SAMPLE_MODEL, _SAMPLE_HEAD)
+    reference = sample.summary.adapter_id if sample else "sentiment/sst-2@ukp"
+    load = [*model_lines(model_name, head), f"model.active_adapters = model.load_adapter({_quote(reference)})"]
+    train = [
+        *model_lines(_SAMPLE_MODEL, _SAMPLE_HEAD),
+        'model.add_adapter("reviews", config="pfeiffer")',
+        'model.train_adapter("reviews")  # freezes everything else',
+        "...  # your training loop, or a Trainer",
+        'model.save_adapter("out/reviews", "reviews")',
+    ]
+    publish = [
+        f"export ADAPTERHUB_ENDPOINT={hub_url}",
+        "adapterhub login",
+        "adapterhub push out/reviews sentiment/reviews@your-org --version 1.0",
+    ]
+    titled = (("load", "Load", load), ("train", "Train", train), ("publish", "Publish", publish))
+    return tuple(Snippet(name, title, "\n".join(lines) + "\n") for name, title, lines in titled)
 
 
 def docs_samples(hub_url: str) -> dict[str, str]:

@@ -1,14 +1,32 @@
-"""The JSON twins of pages for a static export, where one file has to hold the whole list."""
+"""Pages as files: links that need no server, and JSON twins in which one file holds the whole list."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-__all__ = ["twin_address", "twin_of"]
+__all__ = ["twin_address", "twin_of", "with_relative_links"]
+
+_LINK = re.compile(r'\b(href|src)="/([^"]*)"')
+_FILE = re.compile(r"(static|v1|index)/.*|feed\.atom|(.*/)?index\.json")
+
+
+def with_relative_links(html: str, page: str) -> str:
+    """A page whose links lead from its own file, `<page>/index.html`, to other files: it works below any path of any web
+    server, and opened from a disk."""
+    up = "../" * len([part for part in urlsplit(page).path.split("/") if part])
+
+    def relative(found: re.Match[str]) -> str:
+        path, mark, rest = re.fullmatch(r"([^?#]*)([?#]?)(.*)", found[2], re.DOTALL).groups()  # type: ignore[union-attr]
+        if not _FILE.fullmatch(path):
+            path = f"{path.rstrip('/')}/index.html".lstrip("/")
+        return f'{found[1]}="{up}{path}{mark}{rest}"'
+
+    return _LINK.sub(relative, html)
 
 
 def twin_address(page: str) -> str | None:
