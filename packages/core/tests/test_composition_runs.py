@@ -140,6 +140,35 @@ def test_split_along_the_sequence() -> None:
         run(model, ids(2, 9), ah.Split("a", "b", splits=[3, 5]))
 
 
+def test_adapters_with_and_without_the_models_norm_in_one_sequence() -> None:
+    """`pfeiffer` gives the model's norm its sum, `adapter_plus` and `bapna` give what they computed in its place."""
+    model = with_adapters(
+        tiny("BertModel", num_hidden_layers=2),
+        a="pfeiffer[reduction_factor=4,leave_out=[0]]",
+        d="adapter_plus[reduction_factor=8,leave_out=[0]]",
+        g="bapna[reduction_factor=4,leave_out=[0]]",
+        e="pfeiffer[leave_out=[1]]",  # absent where the others act
+    )
+    for parameter in model.get_adapter("e").values():
+        parameter.data.zero_()
+    alone = {name: run(model, ids(2), name) for name in "adge"}
+    for setup, tokens in (
+        (ah.Split("a", "d", splits=[3, 5]), ["aaaddddd"] * 2),
+        (ah.Split("d", "a", "e", splits=[3, 4, 1]), ["dddaaaae"] * 2),
+        (ah.Split(ah.BatchSplit("d", "a", batch_sizes=[1, 1]), "g", splits=[3, 5]), ["dddggggg", "aaaggggg"]),
+        (ah.BatchSplit(ah.Split("a", "g", splits=[1, 7]), "d", batch_sizes=[1, 1]), ["aggggggg", "dddddddd"]),
+        (ah.Average(ah.Split("d", "a", splits=[4, 4])), ["ddddaaaa"] * 2),
+        (ah.Stack("g", ah.Split("e", ah.Stack("e"), splits=[4, 4])), ["gggggggg"] * 2),
+    ):
+        expected = torch.stack(
+            [
+                torch.stack([alone[name][row, token] for token, name in enumerate(names)])
+                for row, names in enumerate(tokens)
+            ]
+        )
+        assert close(run(model, ids(2), setup), expected), setup
+
+
 def test_setups_of_threads_do_not_meet(model: Any) -> None:
     expected = {name: run(model, setup=name) for name in "abc"}
     model.active_adapters = "g"

@@ -31,6 +31,10 @@ class Carrier:
         else:
             _values.by_carrier[id(self)] = value
 
+    def peek(self) -> Any:
+        """The value kept, which stays; None if there is none."""
+        return self.traced if torch.compiler.is_compiling() else _values.by_carrier.get(id(self))
+
     def take(self) -> Any:
         """The value kept, which is then forgotten; None if there is none."""
         if torch.compiler.is_compiling():

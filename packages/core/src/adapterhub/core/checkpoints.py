@@ -495,7 +495,7 @@ def _check_dora(adapter: Adapter, pool: Pool, format: str) -> None:
         site = pool.by_key[key]
         assert isinstance(site, LinearSite)
         plain = float(getattr(module, "scale", 1.0)) == 1.0 and getattr(site.linear, "bias", None) is None
-        if format == "adapters" and not theirs and (not plain or site.place.start is not None):
+        if format == "adapters" and not theirs and (not plain or site.place.part is not None):
             raise CheckpointError(
                 f"adapters 1.3 computes DoRA at {key} otherwise (norm without the scale, bias rescaled too).",
                 hint='Use format="native" or format="peft".',

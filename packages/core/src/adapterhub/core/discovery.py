@@ -8,18 +8,19 @@ feed-forward) are found the same way. Of what is found only those places count t
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adapterhub.core.checking import first_tensor, problems_of, quiet
-from adapterhub.core.dummy import run_small
+from adapterhub.core.checking import problems_of
 from adapterhub.core.layout import EmbeddingPlace, LayerPlace, Layout, SublayerPlace
+from adapterhub.core.recording import Call, Read, Recording, Written, record
 from adapterhub.core.roles import attention_of, linears_of
 from adapterhub.spec.errors import UnsupportedModelError
 
@@ -27,38 +28,8 @@ __all__ = ["discover"]
 
 _SWITCH = {"attention": "mh_adapter", "cross_attention": "cross_adapter", "ffn": "output_adapter"}
 _CROSS = ("cross", "encoder_attn", "encdec", "enc_dec", "encoder_decoder", "inter_attention")
+_FEED_FORWARD = ("mlp", "ffn", "feed_forward", "feedforward", "intermediate")
 _ATTENTION = ("attn", "attention", "mixer_attn", "self_att")
-
-
-@dataclass(slots=True)
-class _Read:
-    """A module was called with this tensor."""
-
-    time: int
-    path: str
-    argument: int
-    keyword: str
-    value: Tensor
-
-
-@dataclass(slots=True)
-class _Written:
-    """A module gave this tensor (first of its outputs)."""
-
-    time: int
-    path: str
-    value: Tensor
-
-
-@dataclass(slots=True)
-class _Call:
-    """One call of one layer: what was read and written inside."""
-
-    path: str
-    start: int
-    end: int = -1
-    entry: Tensor | None = None
-    exit: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -75,43 +46,29 @@ class _Found:
     until: int = 0
 
 
-@dataclass
-class _Recording:
-    reads: list[_Read] = field(default_factory=list)
-    writes: list[_Written] = field(default_factory=list)
-    calls: dict[str, list[_Call]] = field(default_factory=dict)
-    clock: int = 0
-
-    def tick(self) -> int:
-        self.clock += 1
-        return self.clock
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.reads.clear()
-        self.writes.clear()
-        self.calls.clear()
-
-
 def discover(base: nn.Module) -> Layout:
     """The places of a bare transformer no family file knows.
 
     Raises:
         UnsupportedModelError: no small input could be run, or no sublayer was found; the message says what was seen.
     """
-    recording = _record(base)
+    recording = record(base)
     modules = dict(base.named_modules())
     types = {path: type(module).__name__ for path, module in modules.items()}
     towers = _towers(modules, recording, types)
     if not towers:
         raise UnsupportedModelError(
-            f"No row of layers was found in {type(base).__name__}.",
-            hint="Write a family file (see spec/families) and pass it: init(model, family=…).",
+            f"No row of layers was found in {type(base).__name__}: no list of modules that each add to a stream "
+            "[batch, tokens, features] and hand it on as it came.",
+            hint="If it is a transformer nevertheless, write a family file (see spec/families) and pass it: init(model, family=…).",
         )
     layers: list[LayerPlace] = []
     sublayers: list[SublayerPlace] = []
+    spare: list[SublayerPlace] = []
     empty: list[str] = []
+    called = {read.path for read in recording.reads}
     names = _tower_names(list(towers))
+    total = sum(len(modules[where]) for where in towers)
     for where, paths in towers.items():
         for position, path in enumerate(paths):
             found = _sublayers_of(recording, recording.calls[path][0], types, _scales(modules[path]))
@@ -128,11 +85,12 @@ def discover(base: nn.Module) -> Layout:
                 path=path,
                 legacy_path=path,
                 width=int(entry.shape[-1]),
-                linears=linears_of(modules[path]),
+                linears=linears_of(modules[path], lambda name, path=path: f"{path}.{name}" in called),  # type: ignore[misc]
                 attention=attention_of(modules[path]),
             )
             layers.append(layer)
-            sublayers.extend(_places(layer, found, recording, modules))
+            for place in _places(layer, found, recording, modules):
+                (sublayers if place.key == f"{layer.key}.{place.kind}" else spare).append(place)
     if not sublayers:
         raise UnsupportedModelError(
             f"{type(base).__name__} has layers ({', '.join(empty[:3])}…), but in none of them a module's output is added to "
@@ -140,17 +98,33 @@ def discover(base: nn.Module) -> Layout:
             hint="Write a family file (see spec/families) and pass it: init(model, family=…).",
             details={"layers": empty},
         )
-    layout = Layout("discovered", tuple(sublayers), tuple(layers), _embedding(base, recording, layers))
-    return _verified(base, layout)
+    layout = Layout(
+        "discovered", tuple(sublayers), tuple(layers), _embedding(base, recording, layers), _shaped(recording, layers)
+    )
+    layout = _verified(base, layout, spare)
+    _tell_partial(base, layout, total)
+    return layout
 
 
-def _verified(base: nn.Module, layout: Layout) -> Layout:
-    """Only the places that pass the identity check.
+def _tell_partial(base: nn.Module, layout: Layout, total: int) -> None:
+    """Warn of layers that adapters leave alone."""
+    used = {place.layer.path for place in layout.sublayers}
+    if len(used) < total:
+        warnings.warn(
+            f"In {total - len(used)} of the {total} layers of {type(base).__name__} no place for adapters was found: they stay "
+            f"as they are. A family file can name the places: init(model, family=…).",
+            stacklevel=2,
+        )
+
+
+def _verified(base: nn.Module, layout: Layout, spare: Sequence[SublayerPlace]) -> Layout:
+    """Only the places that pass the identity check; `spare` ones take part in it, for what comes after a sublayer may be one
+    of them.
 
     Raises:
         UnsupportedModelError: none does.
     """
-    wrong = problems_of(base, layout)
+    wrong = problems_of(base, replace(layout, sublayers=(*layout.sublayers, *spare)))
     kept = tuple(place for place in layout.sublayers if place.key not in wrong)
     if not kept:
         raise UnsupportedModelError(
@@ -162,88 +136,65 @@ def _verified(base: nn.Module, layout: Layout) -> Layout:
     return replace(layout, sublayers=kept)
 
 
-def _record(base: nn.Module) -> _Recording:
-    recording = _Recording()
-    handles = []
-    lists = {
-        f"{path}.{name}" if path else name
-        for path, module in base.named_modules()
-        if isinstance(module, nn.ModuleList)
-        for name, _ in module.named_children()
-    }
-    for path, module in base.named_modules():
-        if path:
-            handles.append(module.register_forward_pre_hook(_reader(recording, path, path in lists), with_kwargs=True))
-            handles.append(module.register_forward_hook(_writer(recording, path, path in lists)))
-    try:
-        with quiet(base):
-            run_small(base, again=recording.clear)
-    except Exception as error:
-        raise UnsupportedModelError(
-            f"{type(base).__name__} is of no known family, and could not be looked at: one small forward failed with "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-            hint="Write a family file (see spec/families) and pass it: init(model, family=…).",
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return recording
-
-
-def _reader(recording: _Recording, path: str, is_layer: bool) -> Any:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        time = recording.tick()
-        given = [(i, "hidden_states", value) for i, value in enumerate(args)]
-        given += [(99, name, value) for name, value in kwargs.items()]
-        tensors = [(i, name, value) for i, name, value in given if isinstance(value, Tensor) and value.dim() >= 2]
-        for i, name, value in tensors:
-            if value.is_floating_point():
-                recording.reads.append(_Read(time, path, i, name, value.clone()))
-        if is_layer:
-            entry = next((value.clone() for _, _, value in tensors if value.is_floating_point()), None)
-            recording.calls.setdefault(path, []).append(_Call(path, time, entry=entry))
-
-    return hook
-
-
-def _writer(recording: _Recording, path: str, is_layer: bool) -> Any:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
-        value = first_tensor(output)
-        time = recording.tick()
-        if value is not None and value.dim() >= 2:
-            recording.writes.append(_Written(time, path, value.clone()))
-        if is_layer:
-            call = recording.calls[path][-1]
-            call.end = time
-            call.exit = None if value is None else value.clone()
-
-    return hook
-
-
-def _towers(modules: dict[str, nn.Module], recording: _Recording, types: dict[str, str]) -> dict[str, list[str]]:
-    """Lists of layers, outermost first: modules in a ModuleList that keep the shape of what they are given."""
+def _towers(modules: dict[str, nn.Module], recording: Recording, types: dict[str, str]) -> dict[str, list[str]]:
+    """Lists of layers, outermost first: modules in a ModuleList that keep the shape of what they are given. A list some of whose
+    modules are no such layers gives way to lists inside of it, as stages do to their blocks."""
     found: dict[str, list[str]] = {}
     for path, module in modules.items():
-        if not isinstance(module, nn.ModuleList) or any(
-            path.startswith(f"{layer}.") for rows in found.values() for layer in rows
-        ):
-            continue
-        layers = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
-        fitting = [layer for layer in layers if _keeps_shape(recording.calls.get(layer, []))]
-        if (
-            fitting
-            and not all(isinstance(modules[layer], nn.Linear | nn.LayerNorm | nn.Embedding) for layer in fitting)
-            and any(
-                _sublayers_of(recording, recording.calls[layer][0], types, _scales(modules[layer])) for layer in fitting
-            )
-        ):
-            found[path] = fitting
+        if isinstance(module, nn.ModuleList):
+            fitting = [layer for layer in _children(path, modules) if _is_layer(recording, layer, modules, types)]
+            if fitting:
+                found[path] = fitting
+    for path, fitting in list(found.items()):
+        inside = any(f"{path}.".startswith(f"{layer}.") for rows in found.values() for layer in rows)
+        some = len(fitting) < sum(layer in recording.calls for layer in _children(path, modules))
+        if inside or (some and any(other.startswith(f"{path}.") for other in found)):
+            del found[path]
     return found
 
 
-def _keeps_shape(calls: list[_Call]) -> bool:
+def _children(path: str, modules: dict[str, nn.Module]) -> list[str]:
+    return [f"{path}.{name}" if path else name for name, _ in modules[path].named_children()]
+
+
+def _is_layer(recording: Recording, layer: str, modules: dict[str, nn.Module], types: dict[str, str]) -> bool:
+    return (
+        _keeps_shape(recording.calls.get(layer, []))
+        and not isinstance(modules[layer], nn.Linear | nn.LayerNorm | nn.Embedding)
+        and _features_last(recording, layer, modules)
+        and bool(_sublayers_of(recording, recording.calls[layer][0], types, _scales(modules[layer])))
+    )
+
+
+def _keeps_shape(calls: list[Call]) -> bool:
     return bool(calls) and all(
         call.entry is not None and call.exit is not None and call.entry.shape == call.exit.shape for call in calls
+    )
+
+
+def _features_last(recording: Recording, layer: str, modules: dict[str, nn.Module]) -> bool:
+    """Whether the last axis of what a layer is given holds features: a map or norm inside has that size, and no convolution
+    takes another axis for channels, as in networks for images."""
+    call = recording.calls[layer][0]
+    assert call.entry is not None
+    shape = call.entry.shape
+    sized = any(shape[-1] in _sizes_of(module) for module in modules[layer].modules())
+    inside = (r for r in recording.reads if call.start < r.time < call.end and r.value.shape == shape)
+    return sized and not any(shape[1] == _channels(modules[read.path]) for read in inside)
+
+
+def _sizes_of(module: nn.Module) -> tuple[Any, ...]:
+    """What a linear map or norm takes or gives."""
+    weight = getattr(module, "weight", None)
+    return tuple(weight.shape) if isinstance(weight, Tensor) and weight.dim() <= 2 else ()
+
+
+def _channels(module: nn.Module) -> int | None:
+    """How many channels a module of images or sound expects as second axis; None for all others."""
+    names = ("in_channels", "num_channels", "num_features")
+    kinds = (nn.modules.conv._ConvNd, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+    return next(
+        (int(getattr(module, name)) for name in names if isinstance(module, kinds) and hasattr(module, name)), None
     )
 
 
@@ -269,7 +220,7 @@ def _scales(layer: nn.Module) -> list[float]:
 
 
 def _sublayers_of(
-    recording: _Recording, call: _Call, types: dict[str, str], scales: Sequence[float] = (1.0,)
+    recording: Recording, call: Call, types: dict[str, str], scales: Sequence[float] = (1.0,)
 ) -> list[_Found]:
     """Follow the residual stream through one call of one layer."""
     if call.entry is None or call.exit is None:
@@ -280,7 +231,7 @@ def _sublayers_of(
     given = [w for w in recording.writes if call.start < w.time < call.end and _same_rows(w.value, shape)]
     writes = [replace(written, value=written.value.reshape(shape)) for written in given]
     counts = Counter(written.path for written in writes)
-    final = _Read(call.end, "", 0, "", call.exit)
+    final = Read(call.end, "", 0, "", call.exit)
     found: list[_Found] = []
     streams = [call.entry]
     since = call.start
@@ -313,7 +264,7 @@ def _same_rows(value: Tensor, shape: torch.Size) -> bool:
 
 
 def _step(
-    streams: list[Tensor], between: list[_Written], read: _Read, reads: list[_Read], scales: Sequence[float]
+    streams: list[Tensor], between: list[Written], read: Read, reads: list[Read], scales: Sequence[float]
 ) -> list[_Found] | None:
     """The sublayer, or the two at once, whose output added to a stream gives what `read` saw."""
     for stream, scale in product(streams, scales):
@@ -341,14 +292,14 @@ def _step(
     return None
 
 
-def _ran_since(written: _Written, source: _Read, between: list[_Written]) -> bool:
+def _ran_since(written: Written, source: Read, between: list[Written]) -> bool:
     """Whether the module ran between the residual and this call: then the call cannot be told from the other."""
     return any(w.path == written.path and source.time < w.time < written.time for w in between)
 
 
-def _distinct(written: list[_Written]) -> list[_Written]:
+def _distinct(written: list[Written]) -> list[Written]:
     """The last of each run of equal tensors."""
-    kept: list[_Written] = []
+    kept: list[Written] = []
     for item in written:
         same = next((k for k, old in enumerate(kept) if torch.equal(old.value, item.value)), None)
         if same is not None:
@@ -357,7 +308,7 @@ def _distinct(written: list[_Written]) -> list[_Written]:
     return kept
 
 
-def _source(stream: Tensor, reads: list[_Read], before: int) -> _Read | None:
+def _source(stream: Tensor, reads: list[Read], before: int) -> Read | None:
     """The last call, before the output appeared, of a module that was given the stream; each module called only once."""
     counts: dict[str, int] = {}
     times = {(read.path, read.time) for read in reads}
@@ -367,11 +318,11 @@ def _source(stream: Tensor, reads: list[_Read], before: int) -> _Read | None:
     return min(fitting, key=lambda read: (read.path.count("."), -read.time), default=None)
 
 
-def _found(written: _Written, source: _Read) -> _Found:
+def _found(written: Written, source: Read) -> _Found:
     return _Found(written.path, source.path, source.argument, source.keyword, None)
 
 
-def _settled(found: list[_Found], call: _Call, reads: list[_Read], writes: list[_Written]) -> list[_Found]:
+def _settled(found: list[_Found], call: Call, reads: list[Read], writes: list[Written]) -> list[_Found]:
     """A reader of h + r is its norm only if what it gives is the next stream; else the layer is pre-LN there."""
     for number, sublayer in enumerate(found):
         if sublayer.norm is None:
@@ -400,19 +351,18 @@ def _settled(found: list[_Found], call: _Call, reads: list[_Read], writes: list[
 
 
 def _places(
-    layer: LayerPlace, found: list[_Found], recording: _Recording, modules: dict[str, nn.Module]
+    layer: LayerPlace, found: list[_Found], recording: Recording, modules: dict[str, nn.Module]
 ) -> Iterator[SublayerPlace]:
+    """All sublayers of a layer; of several of one kind, those that count are called by the kind alone."""
     kinds = [_kind(sublayer, layer, recording, modules) for sublayer in found]
     chosen: dict[str, int] = {}
     for number, kind in enumerate(kinds):
         if kind == "ffn" or kind not in chosen:  # of several feed-forward parts the last one
             chosen[kind] = number
     for number, sublayer in enumerate(found):
-        if chosen.get(kinds[number]) != number:
-            continue
         kind = kinds[number]
         yield SublayerPlace(
-            key=f"{layer.key}.{kind}",
+            key=f"{layer.key}.{kind}" + ("" if chosen[kind] == number else f"_{number}"),
             kind=kind,
             layer=layer,
             output=sublayer.output,
@@ -428,26 +378,75 @@ def _places(
         )
 
 
-def _kind(sublayer: _Found, layer: LayerPlace, recording: _Recording, modules: dict[str, nn.Module]) -> str:
-    """What a sublayer is by the names of the module that gives h and of its parents, then of all modules that ran for it."""
+def _kind(sublayer: _Found, layer: LayerPlace, recording: Recording, modules: dict[str, nn.Module]) -> str:
+    """What a sublayer is by the names of the module that gives h and of its parents, then of all modules that ran for it: of
+    two attentions that share a module, the one that ran modules of cross-attention; a layer that adds only once is for its
+    feed-forward part."""
     inner = sublayer.output.removeprefix(layer.path).strip(".").split(".")
     parents = [f"{layer.path}.{'.'.join(inner[: i + 1])}" for i in range(len(inner))]
     kind = _kind_of(parents, layer, modules)
-    if kind == "ffn" and sublayer.joint is None:
-        ran = [read.path for read in recording.reads if sublayer.since < read.time < sublayer.until]
-        return _kind_of([path for path in ran if path.startswith(f"{layer.path}.")], layer, modules)
-    return kind
+    if kind == "cross_attention" or sublayer.joint is not None:
+        return kind
+    between = [read.path for read in recording.reads if sublayer.since < read.time < sublayer.until]
+    ran = [path for path in between if path.startswith(f"{layer.path}.")]
+    by_all = _kind_of(ran, layer, modules)
+    if kind == "attention":
+        return "cross_attention" if by_all == "cross_attention" else kind
+    return "ffn" if by_all == "attention" and _named(ran, layer, modules, _FEED_FORWARD) else by_all
 
 
 def _kind_of(paths: list[str], layer: LayerPlace, modules: dict[str, nn.Module]) -> str:
-    names = [f"{path.removeprefix(layer.path)} {type(modules[path]).__name__}".lower() for path in paths]
-    if any(word in name for name in names for word in _CROSS):
+    if _named(paths, layer, modules, _CROSS):
         return "cross_attention"
-    return "attention" if any(word in name for name in names for word in _ATTENTION) else "ffn"
+    return "attention" if _named(paths, layer, modules, _ATTENTION) else "ffn"
 
 
-def _embedding(base: nn.Module, recording: _Recording, layers: list[LayerPlace]) -> EmbeddingPlace | None:
-    """The module outside of layers that gives, once, what the first layer gets."""
+def _named(paths: list[str], layer: LayerPlace, modules: dict[str, nn.Module], words: Sequence[str]) -> bool:
+    """Whether a path inside the layer, or the class of a module there, has one of these words in its name."""
+    names = [f"{path.removeprefix(layer.path)} {type(modules[path]).__name__}".lower() for path in paths]
+    return any(word in name for name in names for word in words)
+
+
+def _entry(base: nn.Module, call: Call, recording: Recording, layer: LayerPlace) -> EmbeddingPlace | None:
+    """The first argument of the first layer, if that is text [B, T, d]."""
+    read = next((r for r in recording.reads if r.path == call.path and r.time == call.start), None)
+    try:
+        words = base.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return None
+    if not isinstance(words, nn.Embedding) or read is None or read.value.dim() != 3:
+        return None
+    if read.value.shape[0] != recording.rows or not (read.argument == 0 or read.keyword == "hidden_states"):
+        return None
+    return EmbeddingPlace(f"{layer.tower}.embedding", call.path, int(read.value.shape[-1]), argument=0)
+
+
+def _shaped(recording: Recording, layers: Sequence[LayerPlace]) -> dict[str, str]:
+    """How tensors lie at the modules in layers that give them otherwise than [B, T, d] (see `shapes`)."""
+    found: dict[str, str] = {}
+    rows = recording.rows
+    for layer in layers if rows > 1 else ():
+        call = recording.calls[layer.path][0]
+        assert call.entry is not None
+        entry = call.entry.shape[:-1]
+        for written in recording.writes:
+            if not call.start < written.time <= call.end:
+                continue
+            shape = written.value.shape[:-1]
+            if shape[0] == rows:
+                kind = "grid" if len(shape) > 2 else None
+            elif len(shape) == 2 and shape[1] == rows:
+                kind = "second"
+            else:
+                kind = "flat" if entry[0] == rows and shape.numel() == entry.numel() else None
+            if kind is not None:
+                found[written.path] = kind
+    return found
+
+
+def _embedding(base: nn.Module, recording: Recording, layers: list[LayerPlace]) -> EmbeddingPlace | None:
+    """The module outside of layers that gives, once, what the first layer gets; where positions are added in no module (OPT,
+    Pegasus), what the first layer of a text model gets."""
     first = recording.calls[layers[0].path][0]
     paths = [w.path for w in recording.writes]
     fitting = [
@@ -459,7 +458,9 @@ def _embedding(base: nn.Module, recording: _Recording, layers: list[LayerPlace])
         and w.value.shape == first.entry.shape
         and torch.equal(w.value, first.entry)
     ]
-    if not fitting or not hasattr(base, "get_input_embeddings"):
+    if not hasattr(base, "get_input_embeddings"):
         return None
+    if not fitting:
+        return _entry(base, first, recording, layers[0])
     last = fitting[-1]
     return EmbeddingPlace(f"{layers[0].tower}.embedding", last.path, int(last.value.shape[-1]))

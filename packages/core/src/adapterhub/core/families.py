@@ -10,7 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from adapterhub.core.checking import quiet
 from adapterhub.core.discovery import discover
+from adapterhub.core.dummy import run_small
 from adapterhub.core.layout import EmbeddingPlace, LayerPlace, Layout, SublayerPlace
 from adapterhub.spec.errors import UnsupportedModelError
 from adapterhub.spec.family import ModelFamily, SublayerSpec, TowerSpec, families_of, load_family
@@ -60,7 +62,7 @@ def discovered(model: nn.Module, reasons: Sequence[str] = ()) -> tuple[nn.Module
     Raises:
         UnsupportedModelError: nothing was found, or no small forward could be run.
     """
-    base = next(bare_candidates(model))
+    base = _called(model, next(bare_candidates(model)))
     try:
         return base, discover(base)
     except UnsupportedModelError as error:
@@ -70,6 +72,28 @@ def discovered(model: nn.Module, reasons: Sequence[str] = ()) -> tuple[nn.Module
         if reasons:
             error.message = f"No family file fits ({'; '.join(dict.fromkeys(reasons))}). {error.message}"
         raise
+
+
+def _called(model: nn.Module, base: nn.Module) -> nn.Module:
+    """The module inside `model` that it calls: `base`, or the first part of it that is called where `base` is passed over, as
+    OPT's head for language modelling does."""
+    if base is model:
+        return base
+    seen: list[nn.Module] = []
+    handles = [
+        module.register_forward_pre_hook(lambda module, args: seen.append(module))
+        for module in (base, *base.children())
+        if not isinstance(module, nn.ModuleList)
+    ]
+    try:
+        with quiet(model):
+            run_small(model)
+    except Exception:  # noqa: BLE001 - whatever a model of another library raises
+        return base
+    finally:
+        for handle in handles:
+            handle.remove()
+    return base if base in seen or len(set(seen)) != 1 else seen[0]
 
 
 def _composite(model: nn.Module) -> Layout | None:
@@ -88,6 +112,7 @@ def _composite(model: nn.Module) -> Layout | None:
         tuple(place for _, layout in halves for place in layout.sublayers),
         tuple(layer for _, layout in halves for layer in layout.layers),
         halves[0][1].embedding,
+        {path: kind for _, layout in halves for path, kind in layout.shaped.items()},
     )
 
 
@@ -121,7 +146,8 @@ def _moved(layout: Layout, tower: str, path: str) -> Layout:
     if embedding is not None:
         host = _join(path, embedding.host) if embedding.host else path
         embedding = replace(embedding, key=f"{tower}.embedding", path=_join(path, embedding.path), host=host)
-    return Layout(layout.family, tuple(sublayers), tuple(layers.values()), embedding)
+    shaped = {_join(path, name): kind for name, kind in layout.shaped.items()}
+    return Layout(layout.family, tuple(sublayers), tuple(layers.values()), embedding, shaped)
 
 
 def bare_candidates(model: nn.Module) -> Iterator[nn.Module]:

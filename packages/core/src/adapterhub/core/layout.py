@@ -66,12 +66,14 @@ class EmbeddingPlace:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """All places of a model, in the order of the layers."""
+    """All places of a model, in the order of the layers; `shaped` says where tensors lie otherwise than [B, T, d] (see `shapes`),
+    by the path of the module that gives them."""
 
     family: str
     sublayers: tuple[SublayerPlace, ...]
     layers: tuple[LayerPlace, ...]
     embedding: EmbeddingPlace | None
+    shaped: dict[str, str] = field(default_factory=dict)
 
 
 def argument_of(place: SublayerPlace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

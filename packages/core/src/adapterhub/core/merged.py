@@ -104,7 +104,8 @@ def _check(name: str, site: object, module: nn.Module) -> None:
 
 def _merge(site: LinearSite, module: nn.Module) -> None:
     weight = dense_weight(site.linear)  # a view where it is transposed, so writing to it writes the parameter
-    rows = weight[site.place.start : site.place.stop]
+    at = site.place.rows
+    rows = weight[at]
     bias = getattr(site.linear, "bias", None)
     if isinstance(module, LoRA):
         sum_ = rows.float() + module.delta().float()
@@ -113,20 +114,17 @@ def _merge(site: LinearSite, module: nn.Module) -> None:
             factor = module.magnitude.float() / torch.linalg.vector_norm(normed, dim=1)
             sum_ = sum_ * factor[:, None]
             if module.unscaled_norm and bias is not None:
-                stretch = bias[site.place.start : site.place.stop]
-                stretch.copy_(stretch * factor)
-        rows.copy_(sum_)
+                bias[at] = (bias[at] * factor).to(bias.dtype)
+        weight[at] = sum_.to(weight.dtype)
         offset = getattr(module, "bias", None)
         if offset is not None and bias is not None:
-            stretch = bias[site.place.start : site.place.stop]
-            stretch.copy_(stretch + offset)
+            bias[at] = (bias[at] + offset).to(bias.dtype)
         return
     assert isinstance(module, IA3)
     scale = module.scale * module.alpha
     if isinstance(site, LinearInputSite):
-        rows.copy_(rows * scale[None, :])
+        weight[at] = (rows * scale[None, :]).to(weight.dtype)
         return
-    rows.copy_(rows * scale[:, None])
+    weight[at] = (rows * scale[:, None]).to(weight.dtype)
     if bias is not None:
-        stretch = bias[site.place.start : site.place.stop]
-        stretch.copy_(stretch * scale)
+        bias[at] = (bias[at] * scale).to(bias.dtype)

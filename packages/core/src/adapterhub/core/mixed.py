@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from adapterhub.core.bank import Stacked, stack
 from adapterhub.core.kept import Kept
 from adapterhub.core.methods.bottleneck import Bottleneck
-from adapterhub.core.operations import Operation
+from adapterhub.core.operations import Operation, Where
 from adapterhub.core.sublayers import LARGE, added, normed, rewritable
 from adapterhub.spec.errors import InvalidConfigError
 
@@ -119,7 +119,7 @@ class MixedRows(Operation):
         self.model = present[0]
         self.act = torch.relu_ if self.model.act is torch.relu else self.model.act
         self.alone = alone and not self.model.parallel
-        self.bare = len(present) in self.runs
+        self.bare = self.may_idle = len(present) in self.runs
         self.replaces_norm = not self.model.norm_last
         self.takes_sum = self.model.takes_sum and not alone
         self.needs_residual = self.model.needs_residual or (self.replaces_norm and norm is None)
@@ -207,11 +207,11 @@ class MixedRows(Operation):
     def _has(self, rows: int, device: torch.device) -> Tensor:
         return (self.numbers(rows, device) < (len(self.stacked.modules))).view(-1, 1, 1)
 
-    def replaced(self, rows: int) -> Tensor | None:
-        return self._has(rows, torch.device("cpu")) if self.bare else None
+    def replaced(self, rows: int, tokens: int) -> Where:
+        return self.replaces_norm and (self._has(rows, torch.device("cpu")) if self.bare else True)
 
-    def planned(self) -> int | None:
-        return self.batch.planned()
+    def idle(self, rows: int, tokens: int) -> Where:
+        return self.bare and ~self._has(rows, torch.device("cpu"))
 
 
 class _Several(Operation):
@@ -222,6 +222,7 @@ class _Several(Operation):
         self.needs_residual = any(part.needs_residual for _, part in parts)
         self.takes_sum = all(part.takes_sum for _, part in parts)
         self.replaces_norm = any(part.replaces_norm for _, part in parts)
+        self.may_idle = sum(len(mine) for mine, _ in parts) < runs.number
         self._rows: dict[tuple[int, torch.device], list[Tensor]] = {}
 
     def rows_of_parts(self, rows: int, device: torch.device) -> list[Tensor]:
@@ -242,12 +243,16 @@ class _Several(Operation):
             result = result.index_copy(0, index, part(value.index_select(0, index), other))
         return result
 
-    def planned(self) -> int | None:
-        return self.runs.planned()
+    def replaced(self, rows: int, tokens: int) -> Where:
+        return self._marked(rows, [part.replaces_norm for _, part in self.parts])
 
-    def replaced(self, rows: int) -> Tensor | None:
+    def idle(self, rows: int, tokens: int) -> Where:
+        return self.may_idle and ~self._marked(rows, [True] * len(self.parts))
+
+    def _marked(self, rows: int, flags: Sequence[bool]) -> Tensor:
+        """Where the rows of the parts with a flag are: [rows, 1, 1]."""
         mask = torch.zeros(rows, 1, 1, dtype=torch.bool)
-        for index, (_, part) in zip(self.rows_of_parts(rows, torch.device("cpu")), self.parts, strict=True):
-            if part.replaces_norm:
+        for index, flag in zip(self.rows_of_parts(rows, torch.device("cpu")), flags, strict=True):
+            if flag:
                 mask[index] = True
         return mask

@@ -7,38 +7,44 @@ and its input; at the embedding there is nothing beside. The first axis is the b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from adapterhub.spec.errors import InvalidConfigError
 
-__all__ = ["AtEmbedding", "Chain", "Chunks", "Exchanged", "Mean", "Operation"]
+__all__ = ["AtEmbedding", "Chain", "Chunks", "Exchanged", "Mean", "Operation", "Where", "chosen"]
+
+#: True everywhere, False nowhere, or a tensor of both that broadcasts to [B, T, 1]
+Where: TypeAlias = bool | Tensor
 
 
 class Operation:
     """Base of the operations.
 
     `needs_residual`: whether `beside` is read. `takes_sum`: at a sublayer, whether the operation reads h only as h + r and adds
-    to it, so that of (h + r, None) it gives h' + r; where the model forms that sum for its norm, neither needs to be formed twice. `replaces_norm`: whether, in some rows, the model's norm(h' + r) is to be
-    replaced by h'; `replaced(rows)` tells in which (None: all; else a bool tensor [rows, 1, 1], or [rows, T, 1] by token).
+    to it, so that of (h + r, None) it gives h' + r; where the model forms that sum for its norm, neither needs to be formed
+    twice. `replaces_norm`: whether, somewhere, the model's norm(h' + r) is to be replaced by h'. `may_idle`: whether, somewhere,
+    nothing happens, for want of an adapter.
     """
 
     needs_residual: bool = False
     takes_sum: bool = False
     replaces_norm: bool = False
+    may_idle: bool = False
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         raise NotImplementedError
 
-    def replaced(self, rows: int) -> Tensor | None:
-        return None
+    def replaced(self, rows: int, tokens: int) -> Where:
+        """For which rows and tokens of [B, T, d] the model's norm is replaced."""
+        return self.replaces_norm
 
-    def planned(self) -> int | None:
-        """For how many rows of the batch (or equal parts of it) this was planned; None where rows do not matter."""
-        return None
+    def idle(self, rows: int, tokens: int) -> Where:
+        """For which rows and tokens nothing happens."""
+        return False
 
     def inverse(self, value: Tensor) -> Tensor:
         """The value this operation turns into `value`; only invertible adapters have one."""
@@ -76,14 +82,13 @@ class Exchanged(Operation):
         summed = found + value - beside
         if not self.replaces_norm:
             return summed
-        mask = self.replaced(value.shape[0])
-        return found if mask is None else torch.where(mask.to(found.device), found, summed)
+        return chosen(self.replaced(value.shape[0], value.shape[1]), found, summed)
 
-    def replaced(self, rows: int) -> Tensor | None:
-        return self.inner.replaced(rows)
+    def replaced(self, rows: int, tokens: int) -> Where:
+        return self.inner.replaced(rows, tokens)
 
-    def planned(self) -> int | None:
-        return self.inner.planned()
+    def idle(self, rows: int, tokens: int) -> Where:
+        return self.inner.idle(rows, tokens)
 
 
 class Chain(Operation):
@@ -93,18 +98,18 @@ class Chain(Operation):
         self.parts = list(parts)
         self.needs_residual = any(part.needs_residual for part in parts)
         self.takes_sum = all(part.takes_sum for part in parts)
-        self.replaces_norm = parts[-1].replaces_norm
+        self.replaces_norm, self.may_idle = _of_last(parts)
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         for part in self.parts:
             value = part(value, beside)
         return value
 
-    def replaced(self, rows: int) -> Tensor | None:
-        return self.parts[-1].replaced(rows)
+    def replaced(self, rows: int, tokens: int) -> Where:
+        return _last_acting(self.parts, rows, tokens)
 
-    def planned(self) -> int | None:
-        return next((count for part in self.parts if (count := part.planned()) is not None), None)
+    def idle(self, rows: int, tokens: int) -> Where:
+        return _all_idle(self.parts, rows, tokens)
 
 
 class Mean(Operation):
@@ -115,11 +120,8 @@ class Mean(Operation):
         present = [part for part in parts if part is not None]
         self.needs_residual = any(part.needs_residual for part in present)
         self.takes_sum = all(part.takes_sum for part in present) and abs(sum(self.weights) - 1) < 1e-6
-        self.last = present[-1]
-        self.replaces_norm = self.last.replaces_norm
-
-    def replaced(self, rows: int) -> Tensor | None:
-        return self.last.replaced(rows)
+        self.replaces_norm, self.may_idle = _of_last(present)
+        self.present = present
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         total: Any = 0
@@ -127,6 +129,12 @@ class Mean(Operation):
             total = total + weight * (value if part is None else part(value, beside))
         found: Tensor = total
         return found
+
+    def replaced(self, rows: int, tokens: int) -> Where:
+        return _last_acting(self.present, rows, tokens)
+
+    def idle(self, rows: int, tokens: int) -> Where:
+        return _all_idle(self.present, rows, tokens)
 
 
 class Chunks(Operation):
@@ -147,6 +155,7 @@ class Chunks(Operation):
         self.needs_residual = any(part.needs_residual for part in present)
         self.takes_sum = all(part.takes_sum for part in present)
         self.replaces_norm = any(part.replaces_norm for part in present)
+        self.may_idle = len(present) < len(parts) or any(part.may_idle for part in present)
 
     def sizes(self, length: int) -> list[int]:
         """The length of each chunk of a batch or sequence of this length."""
@@ -180,27 +189,65 @@ class Chunks(Operation):
         ]
         return _joined(done, self.axis)
 
-    def planned(self) -> int | None:
-        if self.axis == 1:
-            return None
-        return len(self.parts) if self.given is None else sum(self.given)
+    def replaced(self, rows: int, tokens: int) -> Where:
+        return self._cut(
+            rows, tokens, lambda part, *shape: part is not None and part.replaces_norm and part.replaced(*shape)
+        )
 
-    def replaced(self, rows: int) -> Tensor | None:
-        tokens = self.axis == 1  # then each chunk has all rows, and its own stretch of the tokens
-        sizes = self.sizes(sum(self.given or ())) if tokens else self.sizes(rows)
-        masks = [_mask(part, rows if tokens else size) for part, size in zip(self.parts, sizes, strict=True)]
-        if tokens:
-            return torch.cat([mask.expand(-1, size, -1) for mask, size in zip(masks, sizes, strict=True)], 1)
-        width = max(mask.shape[1] for mask in masks)
-        return torch.cat([mask.expand(-1, width, -1) for mask in masks])
+    def idle(self, rows: int, tokens: int) -> Where:
+        return self.may_idle and self._cut(
+            rows, tokens, lambda part, *shape: True if part is None else part.may_idle and part.idle(*shape)
+        )
+
+    def _cut(self, rows: int, tokens: int, of: Callable[[Operation | None, int, int], Where]) -> Tensor:
+        """What holds for each chunk, put together: [rows, tokens, 1]."""
+        masks = []
+        for part, size in zip(self.parts, self.sizes((rows, tokens)[self.axis]), strict=True):
+            shape = (size, tokens) if self.axis == 0 else (rows, size)
+            mask = of(part, *shape)
+            full = mask if isinstance(mask, Tensor) else torch.full((1, 1, 1), mask, dtype=torch.bool)
+            masks.append(full.expand(*shape, 1))
+        return torch.cat(masks, self.axis)
 
 
-def _mask(part: Operation | None, rows: int) -> Tensor:
-    """In which of these rows (and tokens) the operation replaces the model's norm: [rows, 1 or T, 1]."""
-    if part is None or not part.replaces_norm:
-        return torch.zeros(rows, 1, 1, dtype=torch.bool)
-    mask = part.replaced(rows)
-    return torch.ones(rows, 1, 1, dtype=torch.bool) if mask is None else mask
+def chosen(where: Where, one: Tensor, other: Tensor) -> Tensor:
+    """`one` where it says so, else `other`; both [B, T, d]."""
+    if not isinstance(where, Tensor):
+        return one if where else other
+    return torch.where(where.to(one.device), one, other)
+
+
+def _of_last(parts: Sequence[Operation]) -> tuple[bool, bool]:
+    """(replaces_norm, may_idle) where the last of several operations that acts has the say."""
+    replaces = False
+    for part in reversed(parts):
+        replaces |= part.replaces_norm
+        if not part.may_idle:
+            return replaces, False
+    return replaces, True
+
+
+def _last_acting(parts: Sequence[Operation], rows: int, tokens: int) -> Where:
+    found: Where = False
+    for part in parts:
+        now = part.replaces_norm and part.replaced(rows, tokens)
+        idle = part.may_idle and part.idle(rows, tokens)
+        found = now if idle is False else _either(idle, found, now)
+    return found
+
+
+def _either(where: Where, one: Where, other: Where) -> Where:
+    if not isinstance(where, Tensor):
+        return one if where else other
+    return (where & one) | (~where & other)
+
+
+def _all_idle(parts: Iterable[Operation], rows: int, tokens: int) -> Where:
+    found: Where = True
+    for part in parts:
+        idle = part.may_idle and part.idle(rows, tokens)
+        found = found & idle
+    return found
 
 
 def _joined(parts: list[Tensor], axis: int) -> Tensor:

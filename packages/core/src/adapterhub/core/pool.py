@@ -241,7 +241,8 @@ class Pool:
         placed = self._build(adapter, lambda source: list(place(config, self, source)), config, tensors, strict, dtype)
         if not placed:
             raise InvalidConfigError(
-                f"The config of {name!r} puts nothing anywhere in this {self.layout.family} model."
+                f"The config of {name!r} puts nothing anywhere in this {self.layout.family} model.",
+                hint=f"{self._places()} Choose among these, or name linear maps by path (targets of LoRA and IA3).",
             )
         with _lock:
             replaced = self.adapters.get(name)
@@ -256,6 +257,14 @@ class Pool:
             if replaced is not None:  # no plan speaks of a name that is new
                 self._changed({name})
         return adapter
+
+    def _places(self) -> str:
+        """What there is to put adapters on, for messages."""
+        kinds = sorted({place.kind for place in self.layout.sublayers})
+        roles = sorted({role for layer in self.layout.layers for role in layer.linears})
+        return (
+            f"There are sublayers ({', '.join(kinds)}) and linear maps ({', '.join(roles) or 'none of a known role'})."
+        )
 
     def _build(
         self,

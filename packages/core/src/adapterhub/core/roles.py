@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
 __all__ = ["attention_of", "linears_of"]
@@ -12,7 +14,8 @@ _ROLES: dict[str, str] = {
     **dict.fromkeys(("k_proj", "key", "k_lin", "key_proj", "wk", "to_k", "k", "linear_k"), "k"),
     **dict.fromkeys(("v_proj", "value", "v_lin", "value_proj", "wv", "to_v", "v", "linear_v"), "v"),
     **dict.fromkeys(("o_proj", "out_proj", "out_lin", "wo_attn", "to_out", "o", "linear_out", "projection"), "o"),
-    **dict.fromkeys(("query_key_value", "qkv", "Wqkv", "c_attn", "qkv_proj", "in_proj"), "qkv"),
+    **dict.fromkeys(("qkv", "Wqkv", "c_attn", "qkv_proj", "in_proj"), "qkv"),
+    "query_key_value": "qkv_by_head",  # GPT-NeoX, BLOOM, Falcon, Persimmon
     **dict.fromkeys(("gate_proj", "wi_0", "w1"), "gate"),
     **dict.fromkeys(
         (
@@ -37,25 +40,39 @@ _ROLES: dict[str, str] = {
     "intermediate.dense": "up",
     "output.dense": "down",
     "attention.output.dense": "o",
+    "crossattention.output.dense": "o",
     "attention.dense": "o",
     "attn.c_proj": "o",
     "mlp.c_proj": "down",
     "gate_up_proj": "gate_up",
 }
+#: attention classes whose fused map lies in no order the roles know
+_SHUFFLED = frozenset({"CodeGenAttention"})
 _CROSS = ("cross", "encoder_attn", "EncDec")
 
 
-def linears_of(layer: nn.Module) -> dict[str, str]:
-    """Role → path of the linear maps in a layer, as far as names tell; the first of a kind counts."""
+def linears_of(layer: nn.Module, runs: Callable[[str], bool] = lambda path: True) -> dict[str, str]:
+    """Role → path of the linear maps in a layer, as far as names tell; the first of a kind that `runs` counts: some layers hold
+    maps whose weights they read without calling them, where no hook would act."""
+    found = _by_role(layer, runs)
+    fused = found.get("qkv", "")
+    if type(layer.get_submodule(fused.rpartition(".")[0])).__name__ in _SHUFFLED:
+        del found["qkv"]
+    return found
+
+
+def _by_role(layer: nn.Module, runs: Callable[[str], bool] = lambda path: True) -> dict[str, str]:
     found: dict[str, str] = {}
     for path, module in layer.named_modules():
         if not hasattr(module, "weight") or getattr(module.weight, "dim", lambda: 0)() != 2 or "adapterhub_" in path:
             continue
+        if not runs(path):
+            continue
         parts = path.split(".")
         role = next((_ROLES[name] for n in (3, 2, 1) if (name := ".".join(parts[-n:])) in _ROLES), None)
-        if role is None:
+        if role is None or (role == "qkv" and "att" not in path.lower()):  # Mamba's in_proj is no attention
             continue
-        if any(word in path for word in _CROSS) and role in ("q", "k", "v", "o", "qkv"):
+        if any(word in path for word in _CROSS) and role in ("q", "k", "v", "o", "qkv", "qkv_by_head"):
             role = f"cross_{role}"
         found.setdefault(role, path)
     return found
@@ -64,8 +81,8 @@ def linears_of(layer: nn.Module) -> dict[str, str]:
 def attention_of(layer: nn.Module) -> dict[str, str]:
     """Kind → path of the innermost modules that hold the attention's linear maps."""
     found: dict[str, str] = {}
-    linears = linears_of(layer)
-    for kind, roles in (("attention", ("q", "qkv")), ("cross_attention", ("cross_q", "cross_qkv"))):
+    linears = _by_role(layer)
+    for kind, roles in (("attention", ("q", "qkv", "qkv_by_head")), ("cross_attention", ("cross_q", "cross_qkv"))):
         path = next((linears[role] for role in roles if role in linears), None)
         if path is not None and "." in path:
             found[kind] = path.rsplit(".", 1)[0]

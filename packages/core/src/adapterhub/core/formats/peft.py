@@ -214,7 +214,7 @@ def _lora(
                 break
         for site in found.sites(path):
             sites.append(site)
-            rows = slice(site.place.start, site.place.stop)
+            rows = site.place.rows
             tensors[f"{site.key}.a"] = leaves["lora_A.weight"]
             tensors[f"{site.key}.b"] = leaves["lora_B.weight"][rows]
             if "lora_magnitude_vector" in leaves:
@@ -261,7 +261,7 @@ def _with_biases(
     for site in _adapted(tensors, found.pool):
         whole = changed.get(site.place.path)
         reference = tensors[f"{site.key}.b"]
-        rows = slice(site.place.start, site.place.stop)
+        rows = site.place.rows
         tensors[f"{site.key}.bias"] = reference.new_zeros(reference.shape[0]) if whole is None else whole[rows]
     return config.replace(bias=True), left
 
@@ -282,7 +282,7 @@ def _ia3(
         vector = leaves["ia3_l"]
         on_input = _named(full[path], forward)
         for site in found.sites(path, on_input):
-            part = vector.flatten() if on_input else vector.flatten()[site.place.start : site.place.stop]
+            part = vector.flatten() if on_input else vector.flatten()[site.place.rows]
             tensors[f"{site.key}.scale"] = part
             (inputs if on_input else outputs).append(site)
     roles, sources = _uniform(outputs, found.pool), _uniform(inputs, found.pool)
@@ -402,7 +402,7 @@ def _write_lora(
         ups = [checkpoint.tensors[f"{site.key}.b"] for site in sites]
         linear = sites[0].linear
         conv = conv or type(linear).__name__ == "Conv1D"
-        whole = sites[0].place.start is None
+        whole = sites[0].place.part is None
         down = torch.cat(downs)
         up = ups[0] if whole else _blocks(sites, ups, down)
         scales = [_scale(config, site, part.shape[0]) for site, part in zip(sites, downs, strict=True)]
@@ -424,13 +424,15 @@ def _write_lora(
                 raise InvalidConfigError(f"{path} has no bias, so PEFT cannot train one there.")
             changed = bias.detach().clone()
             for site in sites:
-                changed[site.place.start : site.place.stop] += checkpoint.tensors[f"{site.key}.bias"].to(changed)
+                changed[site.place.rows] += checkpoint.tensors[f"{site.key}.bias"].to(changed)
             tensors[f"{name}.base_layer.bias"] = changed
         if config.use_dora:
             if not whole and sum(part.shape[0] for part in ups) != up.shape[0]:
                 raise InvalidConfigError(f"PEFT cannot have DoRA on a part of the fused map {path}.")
-            parts = [checkpoint.tensors[f"{site.key}.magnitude"] for site in sites]
-            tensors[f"{name}.lora_magnitude_vector"] = torch.cat(parts)
+            magnitude = up.new_empty(up.shape[0])
+            for site in sites:
+                magnitude[site.place.rows] = checkpoint.tensors[f"{site.key}.magnitude"].to(magnitude)
+            tensors[f"{name}.lora_magnitude_vector"] = magnitude
     fields = {
         "peft_type": "LORA",
         "r": config.r,
@@ -462,10 +464,10 @@ def _write_ia3(
         raise InvalidConfigError(f"PEFT cannot rescale both the input and the output of {both[0]}.")
     for path, sites in outputs.items():
         sizes = [site.place.outputs for site in sites]
-        total = sum(sizes) if sites[0].place.start is None else _outputs(sites[0])
+        total = sum(sizes) if sites[0].place.part is None else _outputs(sites[0])
         vector = torch.ones(total)
         for site in sites:
-            vector[site.place.start : site.place.stop] = checkpoint.tensors[f"{site.key}.scale"].float() * config.alpha
+            vector[site.place.rows] = checkpoint.tensors[f"{site.key}.scale"].float() * config.alpha
         tensors[f"{prefix}{path}.ia3_l"] = vector[:, None].to(checkpoint.tensors[f"{sites[0].key}.scale"].dtype)
     for path, sites in inputs.items():
         tensors[f"{prefix}{path}.ia3_l"] = checkpoint.tensors[f"{sites[0].key}.scale"][None] * config.alpha
@@ -518,7 +520,7 @@ def _blocks(sites: list[LinearSite], ups: list[Tensor], down: Tensor) -> Tensor:
     up = ups[0].new_zeros(total, down.shape[0])
     start = 0
     for site, part in zip(sites, ups, strict=True):
-        up[site.place.start : site.place.stop, start : start + part.shape[1]] = part
+        up[site.place.rows, start : start + part.shape[1]] = part
         start += part.shape[1]
     return up
 

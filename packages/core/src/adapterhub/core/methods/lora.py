@@ -152,11 +152,11 @@ class _Reference:
 
     def __call__(self) -> Tensor:
         weight = dense_weight(self.site.linear)
-        return weight[self.site.place.start : self.site.place.stop]
+        return weight[self.site.place.rows]
 
     def bias(self) -> Tensor | None:
         bias = getattr(self.site.linear, "bias", None)
-        return None if bias is None else bias.detach()[self.site.place.start : self.site.place.stop]
+        return None if bias is None else bias.detach()[self.site.place.rows]
 
 
 def dense_weight(linear: nn.Module) -> Tensor:

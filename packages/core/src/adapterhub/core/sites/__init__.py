@@ -30,8 +30,9 @@ from torch.utils.hooks import RemovableHandle
 
 from adapterhub.core.carried import Carrier
 from adapterhub.core.layout import argument_of
-from adapterhub.core.operations import AtEmbedding, Operation
+from adapterhub.core.operations import AtEmbedding, Operation, chosen
 from adapterhub.core.overrides import current_override
+from adapterhub.core.shapes import arrangement
 from adapterhub.core.slim import set_training
 
 if TYPE_CHECKING:
@@ -213,6 +214,7 @@ class SublayerSite(HookedSite):
         #: in a parallel block, the output of the sublayer before, which is part of this one's residual
         self.before = modules[place.chained] if place.chained is not None else None
         self.follower: SublayerSite | None = None
+        self.arranged = arrangement(pool.layout, place.output, modules)
         plain = self.norm is not None and self.norm is self.normalises
         #: whether the norm is given h + r and nothing else, as the identity check has seen it
         self.sums = plain and not place.joint and not place.shared and self.before is None
@@ -247,7 +249,7 @@ class SublayerSite(HookedSite):
             kinds += "r"
         if operation.replaces_norm and self.norm is not None:
             kinds += "n"
-        return kinds
+        return kinds if self.arranged is None else kinds + "a"
 
     def by_sum(self, operation: Operation) -> bool:
         """Whether the operation acts on h + r where the norm is given it, and not on h."""
@@ -269,6 +271,9 @@ class SublayerSite(HookedSite):
         elif kind == "n":
             assert self.normalises is not None
             yield self.normalises.register_forward_hook(partial(_replace_normed, self))
+        elif kind == "a":
+            assert self.arranged is not None
+            yield from self.arranged.hooks()
         else:
             yield self.residual.register_forward_pre_hook(partial(_keep_residual, self), with_kwargs=True)
             if self.before is not None:
@@ -282,17 +287,15 @@ def _adapt_sum(
     if operation is None or not site.by_sum(operation):
         return None
     if args:
-        return (_in_rows(operation, args[0], None), *args[1:]), kwargs
+        return (_on_sum(site, operation, args[0]), *args[1:]), kwargs
     name, total = next(iter(kwargs.items()))
-    return args, {**kwargs, name: _in_rows(operation, total, None)}
+    return args, {**kwargs, name: _on_sum(site, operation, total)}
 
 
-def _in_rows(operation: Operation, value: Tensor, beside: Tensor | None) -> Tensor:
-    """The operation on [B, T, d], also where rows and tokens are flattened, as OPT does."""
-    if value.dim() != 2 or (rows := operation.planned()) is None:
-        return operation(value, beside)
-    parts = None if beside is None else beside.reshape(rows, -1, value.shape[-1])
-    return operation(value.reshape(rows, -1, value.shape[-1]), parts).reshape(value.shape)
+def _on_sum(site: SublayerSite, operation: Operation, total: Tensor) -> Tensor:
+    if site.arranged is None:
+        return operation(total, None)
+    return site.arranged.back(operation(site.arranged.turned(total), None), total)
 
 
 def _keep_residual(site: SublayerSite, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -323,17 +326,22 @@ def _adapt_sublayer(site: SublayerSite, module: nn.Module, args: tuple[Any, ...]
         residual = residual.reshape(hidden.shape)  # one of them has rows and tokens flattened
     if site.before is not None and residual is not None:
         residual = site.first.take() + residual
-    result = _in_rows(operation, hidden, residual)
+    given = hidden
+    if site.arranged is not None:
+        hidden = site.arranged.turned(hidden)
+        residual = None if residual is None else site.arranged.turned(residual)
+    result = operation(hidden, residual)
     if site.follower is not None:  # whichever hook came first, the sublayer after sees what this one gives
         _keep_first(site.follower, module, args, result)
     if operation.replaces_norm:
-        replaced = operation.replaced(hidden.shape[0])
+        replaced = operation.replaced(hidden.shape[0], hidden.shape[1])
         if site.norm is not None:
             site.result.put((result, replaced))
         else:
             assert residual is not None
-            taken = result - residual
-            result = taken if replaced is None else torch.where(replaced.to(hidden.device), taken, result)
+            result = chosen(replaced, result - residual, result)
+    if site.arranged is not None:
+        result = site.arranged.back(result, given)
     if site.scale != 1.0:
         result = result / site.scale
     if isinstance(output, Tensor):
@@ -350,8 +358,10 @@ def _replace_normed(site: SublayerSite, module: nn.Module, args: tuple[Any, ...]
         return None
     result, replaced = kept
     normed = output if isinstance(output, Tensor) else output[0]
-    if replaced is not None:
-        result = torch.where(replaced.to(normed.device), result, normed)
+    if site.arranged is None:
+        result = chosen(replaced, result, normed)
+    else:
+        result = site.arranged.back(chosen(replaced, result, site.arranged.turned(normed)), normed)
     return result if isinstance(output, Tensor) else (result, *output[1:])
 
 

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from adapterhub.core.carried import Carrier
 from adapterhub.core.operations import Operation
+from adapterhub.core.shapes import arrangement
 from adapterhub.core.sites import HookedSite
 
 if TYPE_CHECKING:
@@ -23,12 +24,13 @@ __all__ = ["LayerSite", "layer_sites"]
 class LayerSite(HookedSite):
     """The output h [B, T, d] of one layer, beside the mask [B, L] of all tokens its tower saw so far."""
 
-    def __init__(self, pool: Pool, index: int, place: LayerPlace, module: nn.Module) -> None:
-        super().__init__(pool, index, f"{place.key}.layer", module, "layer")
+    def __init__(self, pool: Pool, index: int, place: LayerPlace, modules: dict[str, nn.Module]) -> None:
+        super().__init__(pool, index, f"{place.key}.layer", modules[place.path], "layer")
         self.place = place
         self.layer = place.index
         self.width = place.width
-        self.module = module
+        self.module = modules[place.path]
+        self.arranged = arrangement(pool.layout, place.path, modules)
         #: the module whose call carries the mask: generation calls the towers of two-tower models one by one
         self.caller = pool.base_model
         if getattr(pool.base_model.config, "is_encoder_decoder", False):
@@ -42,6 +44,8 @@ class LayerSite(HookedSite):
         yield self.caller.register_forward_pre_hook(partial(_keep_context, self), with_kwargs=True)
         # before transformers' own hooks, which are added later and record what layers put out
         yield self.module.register_forward_hook(partial(_change_layer, self), prepend=True)
+        if self.arranged is not None:
+            yield from self.arranged.hooks()
 
 
 class AtLayer(Operation):
@@ -73,10 +77,14 @@ def _change_layer(site: LayerSite, module: nn.Module, args: tuple[Any, ...], out
     operation = site.operation()
     if operation is None:
         return None
-    hidden = output if isinstance(output, Tensor) else output[0]
+    given = hidden = output if isinstance(output, Tensor) else output[0]
+    if site.arranged is not None:
+        hidden = site.arranged.turned(hidden)
     if mask is None or mask.shape != (hidden.shape[0], seen + hidden.shape[1]):
         mask = hidden.new_ones(hidden.shape[0], seen + hidden.shape[1])
     changed = operation(hidden, mask)
+    if site.arranged is not None:
+        changed = site.arranged.back(changed, given)
     return changed if isinstance(output, Tensor) else (changed, *output[1:])
 
 
@@ -84,8 +92,6 @@ def layer_sites(pool: Pool) -> list[LayerSite]:
     """The sites of `Pool.layer_sites`, made on first use."""
     modules = dict(pool.base_model.named_modules(remove_duplicate=False))
     missing = [place for place in pool.layout.layers if f"{place.key}.layer" not in pool.by_key]
-    pool.grow(
-        lambda first: [LayerSite(pool, index, place, modules[place.path]) for index, place in enumerate(missing, first)]
-    )
+    pool.grow(lambda first: [LayerSite(pool, index, place, modules) for index, place in enumerate(missing, first)])
     found = [pool.by_key[f"{place.key}.layer"] for place in pool.layout.layers]
     return [site for site in found if isinstance(site, LayerSite)]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from adapterhub.core.operations import Operation
+from adapterhub.core.shapes import arrangement
 from adapterhub.core.sites import HookedSite
 from adapterhub.spec.errors import InvalidConfigError
 
@@ -26,6 +27,7 @@ __all__ = ["AtLinear", "LinearInputSite", "LinearPlace", "LinearSite", "linear_s
 #: fused role → the roles in it, in the order of their stretches
 _FUSED = {
     "qkv": ("q", "k", "v"),
+    "qkv_by_head": ("q", "k", "v"),
     "kv": ("k", "v"),
     "cross_qkv": ("cross_q", "cross_k", "cross_v"),
     "cross_kv": ("cross_k", "cross_v"),
@@ -42,18 +44,22 @@ class LinearPlace:
         role: the role, or the path of the map where it has none.
         path: of the module, from the bare transformer.
         layer: index of its layer in configs, or None outside of layers.
-        start, stop: the stretch of the output, or None for all of it.
-        inputs, outputs: sizes; `outputs` is that of the stretch.
+        part: which features of the output are meant, or None for all of them.
+        inputs, outputs: sizes; `outputs` is that of the part.
     """
 
     key: str
     role: str
     path: str
     layer: int | None
-    start: int | None
-    stop: int | None
+    part: slice | list[int] | None
     inputs: int
     outputs: int
+
+    @property
+    def rows(self) -> slice | list[int]:
+        """The features of the output that are meant, which are rows of the weight [out, in], as an index."""
+        return slice(None) if self.part is None else self.part
 
 
 class LinearSite(HookedSite):
@@ -66,12 +72,15 @@ class LinearSite(HookedSite):
         self.place = place
         self.layer = place.layer
         self.linear = modules[place.path]
+        self.arranged = arrangement(pool.layout, place.path, modules)
 
     def leaf(self, module: nn.Module) -> Operation:
         return AtLinear(module)
 
     def hooks(self) -> Iterator[RemovableHandle]:
         yield self.linear.register_forward_hook(partial(_adapt_output, self))
+        if self.arranged is not None:
+            yield from self.arranged.hooks()
 
 
 class LinearInputSite(LinearSite):
@@ -86,6 +95,8 @@ class LinearInputSite(LinearSite):
 
     def hooks(self) -> Iterator[RemovableHandle]:
         yield self.linear.register_forward_pre_hook(partial(_adapt_input, self))
+        if self.arranged is not None:
+            yield from self.arranged.hooks()
 
 
 class AtLinear(Operation):
@@ -101,20 +112,32 @@ class AtLinear(Operation):
         return found
 
 
-def _adapt_output(site: LinearSite, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+def _adapt_output(site: LinearSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     operation = site.operation()
     if operation is None:
         return None
-    start, stop = site.place.start, site.place.stop
-    if start is None:
-        return operation(output, args[0])
-    changed = operation(output[..., start:stop], args[0])
-    return torch.cat((output[..., :start], changed, output[..., stop:]), -1)
+    value = output if isinstance(output, Tensor) else output[0]
+    part = site.place.part
+    if part is None:
+        changed = _run(site, operation, value, args[0])
+    else:
+        changed = _run(site, operation, value[..., part], args[0])
+        if isinstance(part, slice):
+            changed = torch.cat((value[..., : part.start], changed, value[..., part.stop :]), -1)
+        else:
+            changed = value.index_copy(-1, torch.tensor(part, device=value.device), changed)
+    return changed if isinstance(output, Tensor) else (changed, *output[1:])
 
 
 def _adapt_input(site: LinearInputSite, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     operation = site.operation()
-    return None if operation is None else (operation(args[0], args[0]), *args[1:])
+    return None if operation is None else (_run(site, operation, args[0], args[0]), *args[1:])
+
+
+def _run(site: LinearSite, operation: Operation, value: Tensor, beside: Tensor) -> Tensor:
+    if site.arranged is None:
+        return operation(value, beside)
+    return site.arranged.back(operation(site.arranged.turned(value), site.arranged.turned(beside)), value)
 
 
 def linear_sizes(module: nn.Module) -> tuple[int, int] | None:
@@ -170,7 +193,7 @@ def _others(modules: dict[str, nn.Module], known: set[str]) -> Iterator[LinearPl
     for path, module in modules.items():
         sizes = linear_sizes(module)
         if sizes is not None and path not in known:
-            yield LinearPlace(f"module.{path}", path, path, None, None, None, *sizes)
+            yield LinearPlace(f"module.{path}", path, path, None, None, *sizes)
 
 
 def linear_places(pool: Pool) -> list[LinearPlace]:
@@ -189,18 +212,21 @@ def _places(pool: Pool, modules: dict[str, nn.Module]) -> Iterator[LinearPlace]:
                 continue
             stretches = _stretches(role, sizes[1], config)
             if stretches is None:
-                yield LinearPlace(f"{layer.key}.{role}", role, path, layer.index, None, None, *sizes)
-            for part, start, stop in stretches or ():
-                yield LinearPlace(f"{layer.key}.{part}", part, path, layer.index, start, stop, sizes[0], stop - start)
+                yield LinearPlace(f"{layer.key}.{role}", role, path, layer.index, None, *sizes)
+            for part, rows in stretches or ():
+                count = len(range(sizes[1])[rows]) if isinstance(rows, slice) else len(rows)
+                yield LinearPlace(f"{layer.key}.{part}", part, path, layer.index, rows, sizes[0], count)
 
 
-def _stretches(role: str, outputs: int, config: Any) -> list[tuple[str, int, int]] | None:
+def _stretches(role: str, outputs: int, config: Any) -> list[tuple[str, slice | list[int]]] | None:
     parts = _FUSED.get(role)
     if parts is None:
         return None
+    if role == "qkv_by_head":
+        return _by_head(outputs, config)
     if "q" in role and len(parts) == 3:
         heads = getattr(config, "num_attention_heads", 1)
-        grouped = getattr(config, "num_key_value_heads", None) or heads
+        grouped = _grouped(config) or heads
         unit, rest = divmod(outputs, heads + 2 * grouped)
         sizes = [heads * unit, grouped * unit, grouped * unit]
     else:
@@ -208,8 +234,30 @@ def _stretches(role: str, outputs: int, config: Any) -> list[tuple[str, int, int
         sizes = [unit] * len(parts)
     if rest:
         raise InvalidConfigError(f"A fused map with {outputs} outputs cannot be cut into {', '.join(parts)}.")
-    found, start = [], 0
+    found: list[tuple[str, slice | list[int]]] = []
+    start = 0
     for part, size in zip(parts, sizes, strict=True):
-        found.append((part, start, start + size))
+        found.append((part, slice(start, start + size)))
         start += size
     return found
+
+
+def _grouped(config: Any) -> int | None:
+    """The number of heads of keys and values, where the config says it."""
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        return 1
+    found = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)
+    return found if isinstance(found, int) else None
+
+
+def _by_head(outputs: int, config: Any) -> list[tuple[str, slice | list[int]]]:
+    """Group by group, the queries of its heads, its key and its value (GPT-NeoX, BLOOM, Falcon)."""
+    heads = int(config.num_attention_heads)
+    groups = _grouped(config) or heads
+    each = heads // groups
+    unit, rest = divmod(outputs, groups * (each + 2))
+    if rest:
+        raise InvalidConfigError(f"A fused map with {outputs} outputs cannot be cut into q, k, v of {heads} heads.")
+    rows = torch.arange(outputs).view(groups, each + 2, unit)
+    parts = {"q": rows[:, :each], "k": rows[:, each], "v": rows[:, each + 1]}
+    return [(name, part.flatten().tolist()) for name, part in parts.items()]
