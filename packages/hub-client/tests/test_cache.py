@@ -22,6 +22,8 @@ from loopback import Handler, LoopbackHub, Seen
 from adapterhub.client import HubClient, IntegrityError, OfflineError, StorageError, cache as cache_module
 from adapterhub.client.cache import Cache
 from adapterhub.client.owners import unique_name
+from adapterhub.client.staging import Staging
+from adapterhub.client.verification import FileOf
 
 
 def corrupt(path: Path, *, quietly: bool = False) -> None:
@@ -197,6 +199,25 @@ def test_a_broken_shared_layer_is_replaced_by_an_own_copy(
     folder = HubClient(endpoint=hub.url).download("sst-2", model_name=MODEL)
     assert folder.is_relative_to(tmp_path / "cache")
     assert (folder / "adapter.safetensors").read_bytes() == (tmp_path / "adapter" / "adapter.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_of_two_that_make_a_version_at_once_the_first_stays_unless_it_is_broken(
+    client: HubClient, broken: bool
+) -> None:
+    """The first may be in use already: its folder must not vanish, not even for a moment."""
+    folder = client.download("sst-2", model_name=MODEL)
+    manifest = (folder.parent / ".manifest.json").read_bytes()
+    digest = "sha256:" + folder.parent.name
+    with Staging(client.cache, folder.name) as second:
+        for record in json.loads(manifest)["files"]:
+            assert second.take(FileOf(record["path"], record["size"], record["digest"]))
+        if broken:
+            (folder / "README.md").unlink()
+        first = folder.stat().st_ino
+        assert second.finish(digest, manifest, reference="x:1") == folder
+    assert (folder.stat().st_ino == first) is not broken
+    assert client.cache.find_snapshot(digest) == folder and (folder / "README.md").is_file()
 
 
 # -- full and unwritable disks ----------------------------------------------------------------------------------------------

@@ -238,7 +238,8 @@ class Cache:
             self._distrusted.add(blob)
 
     def install(self, work: Path, home: Path) -> None:
-        """Give the finished folder its name, unless another process was faster; a broken one gives way."""
+        """Give the finished folder its name, unless another process was faster: its folder may be in use. A broken one gives
+        way."""
         for _ in range(10):
             try:
                 os.rename(work, home)
@@ -248,7 +249,10 @@ class Cache:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.EACCES, errno.EPERM, errno.ENOTDIR):
                     raise
             marker = read_marker(home)
-            if marker is not None and unchanged(home / marker["name"], marker["files"]):
+            # linking the same blobs into `work` has changed the times of these files: then they are hashed
+            if marker is not None and (
+                unchanged(home / marker["name"], marker["files"]) or self._rehash(home, marker, own=True)
+            ):
                 return
             try:
                 self._put_aside(home)
