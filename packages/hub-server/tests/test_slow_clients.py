@@ -82,3 +82,14 @@ def test_a_head_without_end_is_cut_off(impatient: Hub) -> None:
             return
         answer = everything(connection)
         assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
+
+
+def test_a_head_larger_than_anybody_needs_is_cut_off_without_waiting_for_its_end(hub: Hub) -> None:
+    assert hub.http.get("/healthz", headers={"X-Long": "a" * 20_000}).status_code == 200
+    with connect(hub) as connection:
+        try:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-Long: " + b"a" * 10_000_000)
+            answer = connection.recv(65536)
+        except (ConnectionResetError, BrokenPipeError):
+            return  # closed while we were still sending
+        assert answer.startswith(b"HTTP/1.1 431 ")

@@ -12,6 +12,8 @@ __all__ = ["PatientProtocol"]
 
 _USUAL_SECONDS = 20.0
 _LARGE = 65_536
+_LARGEST_HEAD = 65_536
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class _Gathering:
@@ -49,16 +51,30 @@ class _Gathering:
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """Closes a connection whose next request head is not complete `Settings.header_seconds` after it could begin."""
+    """Closes a connection whose next request head is not complete `Settings.header_seconds` after it could begin, or has more
+    than 64 KiB (to which comes what was received together with its beginning)."""
 
     _waiting: asyncio.TimerHandle | None = None
+    _begun = True
+    _head = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(_Gathering(transport))  # type: ignore[arg-type]
         self._expect()
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._waiting is None or self._begun:
+            self._head, self._begun = 0, False
+            return
+        self._head += len(data)  # nothing but head: its end would have ended the wait
+        if self._head > _LARGEST_HEAD and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._begun = True
         self._expect()
 
     def on_headers_complete(self) -> None:

@@ -62,7 +62,7 @@ def run(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
         "server_header": False,
         "timeout_keep_alive": 30,
         "timeout_graceful_shutdown": _GRACE_SECONDS,
-        "h11_max_incomplete_event_size": 65536,
+        "ws": "none",
         "proxy_headers": False,
         "backlog": 2048,
     }
