@@ -36,6 +36,9 @@ export function readLine(line) {
     }
   }
   if (!["available", "unavailable"].includes(document.status ?? "available")) throw new TypeError("status");
+  for (const name of ["digest", "config_id"]) {
+    if (!/^sha256:[0-9a-f]{64}$/.test(document[name] ?? `sha256:${"0".repeat(64)}`)) throw new TypeError(`${name} is no digest`);
+  }
   return { yanked: false, status: "available", files: [], config: {}, ...document };
 }
 

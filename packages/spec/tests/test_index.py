@@ -35,7 +35,7 @@ ENTRY = IndexEntry(**REQUIRED, config=load_preset("pfeiffer").expand(), using="p
 entries = st.builds(
     IndexEntry,
     **dict.fromkeys(REQUIRED, st.text(max_size=8)),
-    digest=st.none() | st.text(max_size=8),
+    digest=st.none() | st.from_regex(r"sha256:[0-9a-f]{64}", fullmatch=True),
     config=st.dictionaries(st.text(max_size=4), st.integers() | st.booleans() | st.text(max_size=4), max_size=3),
     size=st.none() | st.integers(0, 2**53),
     hidden_size=st.none() | st.integers(1, 4096),
@@ -76,6 +76,7 @@ def test_unknown_members_and_later_formats_are_passed_over() -> None:
         ({"config": []}, "not an object"),
         ({"files": [3]}, "no list of objects"),
         ({"status": "lost"}, "not one of"),
+        ({"digest": "sha256:../../x"}, "64 hex digits"),
     ],
 )
 def test_a_broken_line_is_named_with_its_number(change: dict[str, Any], message: str) -> None:

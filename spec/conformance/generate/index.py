@@ -55,6 +55,8 @@ INVALID = [
     ("a list is needed", changed(files={})),
     ("a list of objects is needed", changed(files=["x"])),
     ("no known status", changed(status="lost")),
+    ("no digest", changed(digest="sha256:../../blobs")),
+    ("a digest in upper case", changed(config_id="sha256:" + "A" * 64)),
 ]
 
 #: lines a reader passes over without an error

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypeAlias
@@ -56,6 +57,7 @@ INDEX_VERSION = 1
 Defaults: TypeAlias = Mapping[tuple[str, str, str], str]
 
 _STATUSES = ("available", "unavailable")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,11 @@ class IndexEntry:
             raise InvalidManifestError(
                 f"'status' of the index entry {_name_of(document)} is {values['status']!r}, not one of {', '.join(_STATUSES)}."
             )
+        for name in ("digest", "config_id"):
+            if name in values and not _DIGEST.fullmatch(values[name]):
+                raise InvalidManifestError(
+                    f"{name!r} of the index entry {_name_of(document)} is not sha256: and 64 hex digits in lower case."
+                )
         if "files" in values:
             if not all(isinstance(file, Mapping) for file in values["files"]):
                 raise InvalidManifestError(f"'files' of the index entry {_name_of(document)} is no list of objects.")

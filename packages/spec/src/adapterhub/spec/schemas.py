@@ -248,6 +248,9 @@ def _index_entry() -> Schema:
         **schema["properties"],
     }
     schema["properties"]["status"] = {"enum": ["available", "unavailable"], "default": "available"}
+    for field in ("type", "method"):
+        schema["properties"][field].pop("default")
+        schema["required"].append(field)
     digest = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
     for field in ("digest", "config_id"):
         schema["properties"][field] = {"anyOf": [digest, {"type": "null"}], "default": None}

@@ -189,7 +189,7 @@ def _native_record(value: dict[str, Any], model: str) -> list[Problem]:
     from adapterhub.spec.manifest import problems_of
 
     try:
-        getattr(catalogue, model).model_validate_json(canonical_json(value))
+        getattr(catalogue, model).model_validate_json(canonical_json(value), strict=True)
     except ValidationError as error:
         return problems_of(error)
     except ValueError as error:
