@@ -388,6 +388,24 @@ def test_of_a_crowd_some_are_shown_and_all_are_in_the_json(
     assert code == 4 and len(json.loads(err)["candidates"]) == 61
 
 
+def test_on_a_terminal_lines_break_between_words_and_never_inside_what_is_copied() -> None:
+    import io
+
+    from adapterhub.client.cli.output import wrapped
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    digest = "@me/a-name-with-hyphens:1@sha256:" + "0" * 64
+    text = f"Something is wrong with {digest}, and these words are only here to need a third line of the terminal."
+    assert wrapped("Error: ", text, io.StringIO()) == "Error: " + text, "a pipe gets one line"
+    lines = wrapped("Error: ", text, Terminal()).split("\n")
+    assert len(lines) > 2 and any(digest in line for line in lines)
+    assert all(line.startswith(" " * 7) for line in lines[1:]) and lines[0].startswith("Error: Something")
+    assert " ".join(" ".join(lines).split()) == "Error: " + text
+
+
 def test_a_table_leaves_columns_out_that_do_not_fit() -> None:
     from adapterhub.client.cli.output import _fitting
 

@@ -19,7 +19,7 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(epilog="Example: adapterhub login   (asks for the token)")(login)
+    app.command(short_help="Keep a token for a hub.", epilog="Example: adapterhub login   (asks for the token)")(login)
     app.command()(logout)
     app.command()(whoami)
 

@@ -21,11 +21,12 @@ COMMANDS_GROUP = "adapterhub.commands"
 app = typer.Typer(
     name="adapterhub",
     help="Find, download, verify and publish adapters.",
-    epilog=(
-        "Examples:  adapterhub search sentiment --model bert-base-uncased  |  "
-        "adapterhub pull sentiment/sst-2@ukp --model bert-base-uncased  |  "
-        "adapterhub push out/sst-2 sentiment/sst-2@me --version 1.0"
-    ),
+    epilog="""\b
+    Examples:
+      adapterhub search sentiment --model bert-base-uncased
+      adapterhub pull sentiment/sst-2@ukp --model bert-base-uncased
+      adapterhub push out/sst-2 sentiment/sst-2@me --version 1.0
+    """,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     )
     hubs.command("unpin")(unpin)
     app.add_typer(hubs, name="hubs")
-    app.command()(env)
+    app.command(short_help="Show the settings in effect.")(env)
     app.command()(version)
 
 

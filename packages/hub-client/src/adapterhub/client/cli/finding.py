@@ -18,7 +18,10 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(epilog="Example: adapterhub search sentiment --model bert-base-uncased --json")(search)
     app.command(epilog="Example: adapterhub info sentiment/sst-2@ukp --model bert-base-uncased")(info)
-    app.command(epilog="Example: adapterhub resolve sst-2 --model bert-base-uncased --config pfeiffer")(resolve)
+    app.command(
+        short_help="Say which version a reference stands for.",
+        epilog="Example: adapterhub resolve sst-2 --model bert-base-uncased --config pfeiffer",
+    )(resolve)
 
 
 def search(

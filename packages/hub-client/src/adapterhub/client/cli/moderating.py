@@ -31,9 +31,10 @@ def register(app: typer.Typer) -> None:
         refuse
     )
     app.add_typer(review, name="review")
-    app.command(epilog="Example: adapterhub report @acme/bert-sst-2:1.0 --kind broken 'Loads, but answers noise.'")(
-        report
-    )
+    app.command(
+        short_help="Tell that something is wrong with a version.",
+        epilog="Example: adapterhub report @acme/bert-sst-2:1.0 --kind broken 'Loads, but answers noise.'",
+    )(report)
 
 
 def waiting(

@@ -20,10 +20,21 @@ LockPath = Annotated[Path, typer.Option("--lockfile", help="The lock file.")]
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(epilog="Example: adapterhub pull sentiment/sst-2@ukp --model bert-base-uncased")(pull)
-    app.command(epilog="Example: adapterhub push out/sst-2 sentiment/sst-2@me --version 1.0 --dry-run")(push)
-    app.command(epilog="Example: adapterhub validate out/sst-2")(validate)
-    app.command(epilog="Example: adapterhub yank @me/bert-sst-2:1.0 --reason 'trained on test data'")(yank)
-    app.command(epilog="Example: adapterhub lock sentiment/sst-2@ukp --model bert-base-uncased")(lock)
+    app.command(
+        short_help="Publish an adapter folder.",
+        epilog="Example: adapterhub push out/sst-2 sentiment/sst-2@me --version 1.0",
+    )(push)
+    app.command(
+        short_help="Check a folder or file the way the hub does.", epilog="Example: adapterhub validate out/sst-2"
+    )(validate)
+    app.command(
+        short_help="Withdraw a version, or bring it back.",
+        epilog="Example: adapterhub yank @me/bert-sst-2:1.0 --reason 'trained on test data'",
+    )(yank)
+    app.command(
+        short_help="Write down which bytes references stand for.",
+        epilog="Example: adapterhub lock sentiment/sst-2@ukp --model bert-base-uncased",
+    )(lock)
     app.command(epilog="Example: adapterhub sync")(sync)
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "readable_bytes",
     "readable_time",
     "style",
+    "wrapped",
 ]
 
 
@@ -100,7 +101,7 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     for name, value in shown.items():
         text = str(value).strip()
         if sys.stdout.isatty():
-            print(f"{name:<{width}}  " + text.replace("\n", f"\n{'':{width}}  "))
+            print(wrapped(f"{name:<{width}}  ", text, sys.stdout))
         else:
             print(f"{name}\t{text}")
 
@@ -108,7 +109,27 @@ def print_fields(fields: Mapping[str, Any]) -> None:
 def note(text: str) -> None:
     """A remark on stderr, unless --quiet."""
     if not style.quiet:
-        print(text, file=sys.stderr)
+        print(wrapped("", text, sys.stderr), file=sys.stderr)
+
+
+def wrapped(head: str, text: str, stream: Any) -> str:
+    """`head` and `text`, on a terminal broken between words, further lines below the beginning of the text. What is copied
+    from there (references, digests, folders) is never broken."""
+    if not stream.isatty():
+        return head + text
+    import textwrap
+
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        columns = 80
+    room = max(20, columns - len(head))
+    lines = [
+        line
+        for part in text.split("\n")
+        for line in textwrap.wrap(part, room, break_long_words=False, break_on_hyphens=False) or [""]
+    ]
+    return head + ("\n" + " " * len(head)).join(lines)
 
 
 def readable_bytes(count: int | None) -> str:

@@ -76,7 +76,9 @@ def _fail(error: AdapterHubError, arguments: list[str]) -> int:
             return _fail(further, arguments)
         print(json.dumps(problem, default=str), file=sys.stderr)
         return _code_of(error)
-    print(f"Error: {_one_line(error.message)}", file=sys.stderr)
+    from adapterhub.client.cli.output import wrapped
+
+    print(wrapped("Error: ", _one_line(error.message), sys.stderr), file=sys.stderr)
     for problem in getattr(error, "problems", []) if isinstance(error, ValidationFailedError) else []:
         print(f"  {_problem_line(problem)}", file=sys.stderr)
     if isinstance(error, AmbiguousAdapterError):
@@ -84,7 +86,7 @@ def _fail(error: AdapterHubError, arguments: list[str]) -> int:
     if error.suggestions and not any(str(word) in error.hint for word in error.suggestions):
         print(f"Did you mean: {', '.join(map(str, error.suggestions))}", file=sys.stderr)
     if error.hint:
-        print(f"Hint: {_one_line(error.hint)}", file=sys.stderr)
+        print(wrapped("Hint: ", _one_line(error.hint), sys.stderr), file=sys.stderr)
     return _code_of(error)
 
 
