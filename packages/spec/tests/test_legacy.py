@@ -66,6 +66,9 @@ def test_every_repair_is_counted(catalogue: Catalogue) -> None:
     report = repair_report(catalogue.repairs)
     assert all(f"| {kind} | {count} |" in report for kind, count in counts.items())
     assert report.count("\n- ") == len(catalogue.repairs)
+    sections = {part.split("\n")[0]: part for part in report.split("## ")[1:]}
+    assert sections["bytes-missing"].count("` kept\n") == 501  # the address is; only the bytes are not there
+    assert sections["whole-number"].count("`2.0` → `2`\n") == 1
 
 
 @needs_catalogue

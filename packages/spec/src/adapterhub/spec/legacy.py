@@ -111,7 +111,7 @@ def repair_report(repairs: Iterable[Repair]) -> str:
     lines += [f"| {kind} | {len(found)} | {REPAIR_KINDS.get(kind, '')} |" for kind, found in sorted(by_kind.items())]
     for kind, found in sorted(by_kind.items()):
         lines += ["", f"## {kind}", ""]
-        lines += [f"- `{one.where}`: {_shown(one.before)} → {_shown(one.after)}" for one in found]
+        lines += [f"- `{one.where}`: {_shown(one.before)} {_outcome(one)}" for one in found]
     return "\n".join(lines) + "\n"
 
 
@@ -354,7 +354,7 @@ class _Reader:
             return None
 
     def version(self, where: str, raw: LegacyFile) -> VersionRecord:
-        self.repair("bytes-missing", where, raw.url, None)
+        self.repair("bytes-missing", where, raw.url, raw.url)
         if raw.description and mentions_score(raw.description):
             self.repair("score-in-prose", f"{where}/description", raw.description.strip(), raw.description.strip())
         return VersionRecord(
@@ -485,9 +485,14 @@ def _organisations(adapters: list[AdapterRecord]) -> list[Organisation]:
     return [Organisation(namespace=name, display_name=name, adapters=counts[name]) for name in names]
 
 
-def _shown(value: Any) -> str:
-    if value is None:
+def _outcome(repair: Repair) -> str:
+    if repair.after is None:
         return "dropped"
+    same = repr(repair.after) == repr(repair.before)  # 2 and 2.0 are not
+    return "kept" if same else f"→ {_shown(repair.after)}"
+
+
+def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = " ".join(text.split())
     return f"`{text if len(text) <= 160 else text[:157] + '...'}`"
