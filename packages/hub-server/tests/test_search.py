@@ -124,6 +124,12 @@ def test_filters_narrow_and_combine_with_words(shelf: Hub) -> None:
     assert found(shelf, q="reviews", model="gpt2") == []
 
 
+def test_a_licence_is_found_in_any_case_and_as_it_is_spelt_where_several_spell_it(hub: Hub) -> None:
+    fill(hub, [entry(name=f"a{n}", license="MIT") for n in range(3)] + [entry(name="b", license="mit")])
+    assert found(hub, license="mit") == ["@demo/b"]
+    assert len(found(hub, license="MIT")) == len(found(hub, license="Mit")) == 3
+
+
 def test_facets_count_what_each_choice_leaves(shelf: Hub) -> None:
     page = shelf.http.get("/v1/adapters", params={"q": "polarity"}).json()
     assert page["total"] == 2 and page["total_exact"]

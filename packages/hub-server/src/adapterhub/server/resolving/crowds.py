@@ -27,7 +27,7 @@ CROWD = 12
 #: of a word that finds more pairs, these are looked at
 _MOST_PAIRS = 400
 #: so many candidates are listed when a reference is ambiguous: more than a person reads, and than the first hub had
-LISTED = 1000
+LISTED = 100
 
 
 class Place(NamedTuple):

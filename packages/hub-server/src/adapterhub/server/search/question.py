@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, bindparam, case, func, select
 
 from adapterhub.server.accounts.viewer import Viewer
 from adapterhub.server.catalogue.tables import facet_counts
@@ -98,7 +98,7 @@ class Question:
             if given and name in FILTERS:
                 value = fold(given) if name in _FOLDED else given
                 if name == "license":
-                    value = connection.execute(_LICENSE, {"given": given.lower()}).scalar() or given
+                    value = connection.execute(_LICENSE, {"given": given}).scalar() or value
                 found.append(Match((facet_word(name, value),), counter=(name, value)))
         words = self.words
         unfinished = bool(words) and self.text[-1:].isalnum()
@@ -114,11 +114,19 @@ class Question:
         return found
 
 
-#: licences are published in any case, as SPDX allows
-_LICENSE = (
+#: licences are published in any case, as SPDX allows; what is spelt exactly so comes first, and of many only the common ones
+#: are looked through
+_LICENSES = (
     select(facet_counts.c.value)
-    .where(facet_counts.c.field == "license", func.lower(facet_counts.c.value) == bindparam("given"))
+    .where(facet_counts.c.field == "license")
     .order_by(facet_counts.c.adapters.desc())
+    .limit(1000)
+    .subquery()
+)
+_LICENSE = (
+    select(_LICENSES.c.value)
+    .where(func.lower(_LICENSES.c.value) == func.lower(bindparam("given")))
+    .order_by(case((_LICENSES.c.value == bindparam("given"), 0), else_=1))
     .limit(1)
 )
 
