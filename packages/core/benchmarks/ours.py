@@ -30,10 +30,10 @@ class Ours:
         model.train_adapter("a")
         return model
 
-    def mixed(self, model: torch.nn.Module, names: list[str]) -> tuple[torch.nn.Module, dict[str, Any]]:
+    def mixed(self, model: torch.nn.Module, names: list[str], config: str) -> tuple[torch.nn.Module, dict[str, Any]]:
         ah.init(model)
         for name in dict.fromkeys(names):
-            model.add_adapter(name, config="pfeiffer")
+            model.add_adapter(name, config=CONFIGS[config])
         return model, {"adapter_names": names}
 
     def fused(self, model: torch.nn.Module, count: int, train: bool) -> torch.nn.Module:

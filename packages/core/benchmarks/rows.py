@@ -22,7 +22,9 @@ class Library(Protocol):
     def attached(self, model: torch.nn.Module) -> torch.nn.Module | None: ...
     def single(self, model: torch.nn.Module, config: str) -> torch.nn.Module | None: ...
     def trained(self, model: torch.nn.Module, config: str) -> torch.nn.Module | None: ...
-    def mixed(self, model: torch.nn.Module, names: list[str]) -> tuple[torch.nn.Module, dict[str, Any]] | None: ...
+    def mixed(
+        self, model: torch.nn.Module, names: list[str], config: str
+    ) -> tuple[torch.nn.Module, dict[str, Any]] | None: ...
     def fused(self, model: torch.nn.Module, count: int, train: bool) -> torch.nn.Module | None: ...
     def parallel(self, model: torch.nn.Module, count: int) -> torch.nn.Module | None: ...
 
@@ -74,9 +76,12 @@ def _full(library: Library) -> tuple[Call, Call] | None:
     return workloads.training(workloads.bert("base"), inputs), workloads.training(frozen, inputs)
 
 
-def _mixed(adapters: int, rows: int, length: int) -> Callable[[Library], tuple[Call, Call] | None]:
+def _mixed(
+    adapters: int, rows: int, length: int, config: str = "bottleneck"
+) -> Callable[[Library], tuple[Call, Call] | None]:
     def build(library: Library) -> tuple[Call, Call] | None:
-        built = library.mixed(workloads.bert("minilm"), [f"a{position % adapters}" for position in range(rows)])
+        names = [f"a{position % adapters}" for position in range(rows)]
+        built = library.mixed(workloads.bert("minilm"), names, config)
         if built is None:
             return None
         model, extra = built
@@ -114,6 +119,7 @@ ROWS = [
     Row("training step, full fine-tuning, base size, 8 x 64 / floor", None, _full),
     Row("32 adapters, 32 rows x 1 token / bare", 1.12, _mixed(32, 32, 1)),
     Row("4 adapters, 32 rows x 1 token / bare", None, _mixed(4, 32, 1)),
+    Row("32 LoRA adapters, 32 rows x 1 token / bare", None, _mixed(32, 32, 1, "lora")),
     Row("32 adapters, 32 rows x 8 tokens / bare", 1.05, _mixed(32, 32, 8)),
     Row("32 adapters, 32 rows x 64 tokens / bare", 1.02, _mixed(32, 32, 64)),
     Row("fusion of 8, inference, 32 x 64 / bare", 1.35, _fused(8, False)),

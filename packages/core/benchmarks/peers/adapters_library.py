@@ -30,11 +30,11 @@ class AdaptersLibrary:
         model.train_adapter("a")
         return model
 
-    def mixed(self, model: torch.nn.Module, names: list[str]) -> tuple[torch.nn.Module, dict[str, Any]]:
+    def mixed(self, model: torch.nn.Module, names: list[str], config: str) -> tuple[torch.nn.Module, dict[str, Any]]:
         adapters.init(model)
         kinds = list(dict.fromkeys(names))
         for name in kinds:
-            model.add_adapter(name, config="seq_bn")
+            model.add_adapter(name, config=CONFIGS[config])
         model.active_adapters = composition.BatchSplit(*kinds, batch_sizes=[names.count(name) for name in kinds])
         return model, {}
 

@@ -25,7 +25,7 @@ class PeftLibrary:
     def trained(self, model: torch.nn.Module, config: str) -> torch.nn.Module | None:
         return None if config == "houlsby" else self.single(model, config)
 
-    def mixed(self, model: torch.nn.Module, names: list[str]) -> tuple[torch.nn.Module, dict[str, Any]]:
+    def mixed(self, model: torch.nn.Module, names: list[str], config: str) -> tuple[torch.nn.Module, dict[str, Any]]:
         kinds = list(dict.fromkeys(names))
         wrapped = peft.get_peft_model(model, self._config(), adapter_name=kinds[0])
         for name in kinds[1:]:

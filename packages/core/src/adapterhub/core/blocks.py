@@ -10,6 +10,8 @@ from torch import nn
 
 from adapterhub.core.fusing import fusing
 from adapterhub.core.mixed import mixed_rows
+from adapterhub.core.mixed_linears import mixed_linears
+from adapterhub.core.mixed_prefixes import mixed_prefixes
 from adapterhub.core.operations import Chain, Chunks, Mean, Operation
 from adapterhub.core.rows import Rows
 from adapterhub.core.sites import EmbeddingSite, HookedSite, SublayerSite
@@ -71,11 +73,17 @@ def _runs(
     names: Sequence[str | None], counts: Sequence[int] | None, site: HookedSite, *, expand: bool
 ) -> Operation | None:
     """Consecutive rows of the batch, each run through one adapter; `counts=None` for equal parts."""
+    modules: list[Any] = [None if name is None else site.find(name) for name in names]
     if isinstance(site, SublayerSite):
-        modules: list[Any] = [None if name is None else site.find(name) for name in names]
         return mixed_rows(modules, counts, site.norm, expand=expand, alone=site.alone)
+    if all(module is None for module in modules):
+        return None
+    for together in (mixed_linears, mixed_prefixes):
+        operation = together(modules, counts, expand=expand)
+        if operation is not None:
+            return operation
     parts = [build(name, site) for name in names]
-    return None if all(part is None for part in parts) else Chunks(parts, counts, 0, expand=expand)
+    return Chunks(parts, counts, 0, expand=expand)
 
 
 def _fused(block: Fuse, site: HookedSite) -> Operation | None:

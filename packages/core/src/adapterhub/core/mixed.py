@@ -13,8 +13,8 @@ from adapterhub.core.bank import Stacked, stack
 from adapterhub.core.kept import Kept
 from adapterhub.core.methods.bottleneck import Bottleneck
 from adapterhub.core.operations import Operation, Where
+from adapterhub.core.runs import Numbered, Runs
 from adapterhub.core.sublayers import LARGE, added, normed, rewritable
-from adapterhub.spec.errors import InvalidConfigError
 
 __all__ = ["MixedRows", "mixed_rows"]
 
@@ -66,40 +66,6 @@ def _make(module: Bottleneck) -> tuple[object, ...]:
     )
 
 
-class Runs:
-    """How a batch falls into runs of rows.
-
-    Args:
-        number: of runs.
-        counts: rows of each run; None for equal parts of the batch.
-        expand: whether a batch k times as long makes every run k times as long.
-    """
-
-    def __init__(self, number: int, counts: Sequence[int] | None, *, expand: bool) -> None:
-        self.number, self.counts, self.expand = number, None if counts is None else list(counts), expand
-
-    def planned(self) -> int:
-        """The rows (or equal parts) planned for."""
-        return self.number if self.counts is None else sum(self.counts)
-
-    def lengths(self, rows: int) -> list[int]:
-        """Length of each run in a batch of this many rows.
-
-        Raises:
-            InvalidConfigError: the batch does not fit.
-        """
-        planned = self.planned()
-        if planned == rows and self.counts is not None:
-            return self.counts
-        times, rest = divmod(rows, max(1, planned))
-        if rest or not times or not (self.expand or self.counts is None):
-            raise InvalidConfigError(
-                f"Adapters are planned for {planned} rows, but the batch has {rows}.",
-                hint="Give one adapter name for each row of the batch (batch_sizes that add up to it).",
-            )
-        return [times * count for count in self.counts or [1] * self.number]
-
-
 class MixedRows(Operation):
     """Runs of rows, each through one bottleneck of the same make, or through none."""
 
@@ -114,32 +80,19 @@ class MixedRows(Operation):
     ) -> None:
         present = list(dict.fromkeys(module for module in modules if module is not None))
         number = {module: i for i, module in enumerate(present)}
-        self.runs = [len(present) if module is None else number[module] for module in modules]
-        self.norm, self.batch = norm, Runs(len(modules), counts, expand=expand)
+        #: rows of the bare model take the number after the last
+        takes = [len(present) if module is None else number[module] for module in modules]
+        self.norm, self.batch = norm, Numbered(takes, counts, expand=expand)
         self.model = present[0]
         self.act = torch.relu_ if self.model.act is torch.relu else self.model.act
         self.alone = alone and not self.model.parallel
-        self.bare = self.may_idle = len(present) in self.runs
+        self.bare = self.may_idle = len(present) in takes
         self.replaces_norm = not self.model.norm_last
         self.takes_sum = self.model.takes_sum and not alone
         self.needs_residual = self.model.needs_residual or (self.replaces_norm and norm is None)
         self.stacked = Kept(present, partial(stack, present, bare=self.bare))
-        #: runs of one length, each adapter in its turn: the stacked weights serve without picking rows
-        self.even = self.runs == list(range(len(self.runs))) and len(set(counts or [0])) == 1
         # where the skip connection is h, rows without adapter come out right by themselves (0 is added to h)
         self.masked = self.bare and (self.model.skip_from is not True or self.model.norm_after is not None)
-        self._numbers: dict[tuple[int, torch.device], Tensor] = {}
-
-    def numbers(self, rows: int, device: torch.device) -> Tensor:
-        """The adapter's number of each row [rows]; the bare model has the number after the last."""
-        found = self._numbers.get((rows, device))
-        if found is None:
-            lengths = torch.tensor(self.batch.lengths(rows))
-            found = torch.tensor(self.runs).repeat_interleave(lengths).to(device)
-            if len(self._numbers) >= 8:
-                self._numbers.clear()
-            self._numbers[(rows, device)] = found
-        return found
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         model, rows = self.model, value.shape[0]
@@ -150,16 +103,16 @@ class MixedRows(Operation):
             read, own = normed(value, self.norm)
         else:
             read, skip = model.before(value, None if self.alone else beside, self.norm)
-        if self.even:
+        if self.batch.even:
             self.batch.lengths(rows)  # raises where the batch does not fit
             shape = read.shape
-            if rows != len(self.runs):
-                read = read.reshape(len(self.runs), -1, shape[-1])
+            if rows != self.batch.number:
+                read = read.reshape(self.batch.number, -1, shape[-1])
             result = self._through(read, weights, shape, own)
-            if rows != len(self.runs):
+            if rows != self.batch.number:
                 result = result.reshape(shape)
         else:
-            result = self._through(read, weights.rows(self.numbers(rows, value.device)), read.shape, own)
+            result = self._picked(read, weights, own)
         if model.skip_inside and not model.parallel:
             result = result + skip
         if weights.norm_after is not None:
@@ -171,6 +124,17 @@ class MixedRows(Operation):
         if self.masked:
             result = torch.where(self._has(rows, value.device), result, value)
         return result
+
+    def _picked(self, value: Tensor, weights: Stacked, own: bool) -> Tensor:
+        """The same for rows in any order. Few tokens are brought to the weights, sorted by adapter; to many, each row's weights."""
+        rows, length, width = value.shape
+        groups = self.batch.groups(rows, value.device) if length <= weights.down.shape[2] else None
+        if groups is None:
+            return self._through(value, weights.rows(self.batch.rows(rows, value.device)), value.shape, own)
+        order, places = groups
+        shape = torch.Size((order.shape[0], length, width))
+        sorted_ = value.index_select(0, order).view(self.batch.things, -1, width)
+        return self._through(sorted_, weights, shape, True).reshape(shape).index_select(0, places)
 
     def _through(self, value: Tensor, weights: Stacked, shape: torch.Size, own: bool) -> Tensor:
         """dropout(gate · up(value)) for each group of rows: [G, S, d] → [G, S, d]; `own`: `value` is nobody else's."""
@@ -200,12 +164,12 @@ class MixedRows(Operation):
         return result
 
     def _normed(self, value: Tensor, norm: tuple[Tensor, Tensor], rows: int) -> Tensor:
-        numbers = self.numbers(rows, value.device)
+        numbers = self.batch.rows(rows, value.device)
         weight, bias = norm[0].index_select(0, numbers), norm[1].index_select(0, numbers)
         return F.layer_norm(value, (value.shape[-1],)) * weight + bias
 
     def _has(self, rows: int, device: torch.device) -> Tensor:
-        return (self.numbers(rows, device) < (len(self.stacked.modules))).view(-1, 1, 1)
+        return (self.batch.rows(rows, device) < (len(self.stacked.modules))).view(-1, 1, 1)
 
     def replaced(self, rows: int, tokens: int) -> Where:
         return self.replaces_norm and (self._has(rows, torch.device("cpu")) if self.bare else True)

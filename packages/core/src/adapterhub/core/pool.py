@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 __all__ = ["Adapter", "Fusion", "Pool", "live_pools", "pool_of"]
 
 _ATTRIBUTE = "_adapterhub_pool"
+#: of how many kinds of batch (which adapter in which row) the stacked weights are kept
+_BATCHES = 8
 _live: weakref.WeakSet[Pool] = weakref.WeakSet()
 _lock = threading.RLock()
 
@@ -430,7 +432,8 @@ class Pool:
     def compile(
         self, setup: Composition | Rows | None, *, skip_layers: frozenset[int] = frozenset(), expand: bool = False
     ) -> Plan:
-        """The plan of a setup; plans are kept until adapters are added or deleted.
+        """The plan of a setup; plans are kept until their adapters are replaced or deleted, those of batches with several
+        adapters, which hold stacked weights, only for the last few kinds of batch.
 
         Raises:
             AdapterNotFoundError: an adapter or fusion of the setup is not on the model.
@@ -446,7 +449,18 @@ class Pool:
             if len(self._plans) >= 256:
                 self._plans.clear()
             self._plans[key] = found
+        if isinstance(setup, Rows):
+            self._forget_batches(key, found)
         return found
+
+    def _forget_batches(self, key: Any, plan: Plan) -> None:
+        """Of plans of batches keep this one and the last few others."""
+        with _lock:
+            self._plans.pop(key, None)
+            self._plans[key] = plan  # the last one used stands last
+            batches = [other for other in list(self._plans) if isinstance(other[0], Rows)]
+            for other in batches[:-_BATCHES]:
+                self._plans.pop(other, None)
 
     def knows(self, setup: Composition | Rows) -> bool:
         """Whether every adapter of the setup is on this model."""

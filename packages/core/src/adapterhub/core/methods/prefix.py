@@ -112,9 +112,9 @@ class Prefix(Slim):
 
     def forward(self, before: Tensor, hidden: Tensor | None) -> Tensor:
         """[B, P, 2 k + 1] for `before` [B, …]: key, value and a 1 for each prefix token; gates read `hidden` [B, T, d]."""
-        network = self._network[0]
-        drops = network.dropout and network.training
-        found = (self._tokens() if drops else kept(self, self._tokens, network)).to(before.dtype)
+        network = self.network
+        changes = self.drops and network.training
+        found = (self.tokens() if changes else kept(self, self.tokens, network)).to(before.dtype)
         found = found.expand(before.shape[0], -1, -1)
         if self.gate is None:
             return found
@@ -123,7 +123,17 @@ class Prefix(Slim):
         keys, values, there = found.split((network.size, network.size, 1), -1)
         return torch.cat((keys * gate[..., :1], values * gate[..., -1:], there), -1)
 
-    def _tokens(self) -> Tensor:
+    @property
+    def network(self) -> PrefixNetwork:
+        """Where keys and values come from."""
+        return self._network[0]
+
+    @property
+    def drops(self) -> bool:
+        """Whether keys and values are other ones in each call in training."""
+        return self.network.dropout > 0
+
+    def tokens(self) -> Tensor:
         """[P, 2 k + 1]: key, value and a 1 for each prefix token."""
-        found = self._network[0].keys_and_values(self.position)
+        found = self.network.keys_and_values(self.position)
         return torch.cat((found, found.new_ones(found.shape[0], 1)), -1)

@@ -68,7 +68,7 @@ class AtAttention(Operation):
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         prefix: Tensor = self.module.forward(value, beside)
-        return torch.cat((prefix, value), 1)
+        return torch.cat((prefix, value), 1) if value.shape[1] else prefix
 
 
 #: Attention classes that do not choose a function by name but call a method of their own, `_attn(query, key, value, mask)`.

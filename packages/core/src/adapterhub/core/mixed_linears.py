@@ -1,0 +1,150 @@
+"""A different LoRA or IA3 in every row of the batch, at one linear map: two batched products, or one, whatever their number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adapterhub.core.kept import Kept
+from adapterhub.core.methods.ia3 import IA3
+from adapterhub.core.methods.lora import LoRA
+from adapterhub.core.operations import Operation
+from adapterhub.core.runs import Numbered
+
+__all__ = ["MixedIA3", "MixedLoRA", "mixed_linears"]
+
+
+def mixed_linears(
+    modules: Sequence[nn.Module | None], counts: Sequence[int] | None, *, expand: bool
+) -> Operation | None:
+    """The operation for runs of rows: `counts[i]` rows (None: equal shares of the batch) go through `modules[i]`.
+
+    Args:
+        modules: None for rows without an adapter here. The same module may come several times.
+        expand: whether a batch k times as long makes every run k times as long.
+
+    Returns:
+        None where the modules cannot run as one: they are of several methods, or have gates or magnitudes.
+    """
+    present = list(dict.fromkeys(module for module in modules if module is not None))
+    number = {module: i for i, module in enumerate(present)}
+    takes = [len(present) if module is None else number[module] for module in modules]
+    batch = Numbered(takes, counts, expand=expand)
+    updates = [module for module in present if isinstance(module, LoRA) and module.gate is module.magnitude is None]
+    if len(updates) == len(present) and len({(module.dropout, module.a.dtype) for module in updates}) == 1:
+        return MixedLoRA(updates, batch)
+    scales = [module for module in present if isinstance(module, IA3) and module.gate is None and not module.dropout]
+    if len(scales) == len(present) and len({module.scale.dtype for module in scales}) == 1:
+        return MixedIA3(scales, batch)
+    return None
+
+
+@dataclass(slots=True)
+class _Updates:
+    """A [N + 1, in, r], s · B [N + 1, r, out] and offsets [N + 1, 1, out], those of smaller rank filled up with 0; the last is 0."""
+
+    a: Tensor
+    b: Tensor
+    bias: Tensor | None
+
+    def first(self, number: int) -> _Updates:
+        """Those of the first so many."""
+        return _Updates(self.a[:number], self.b[:number], None if self.bias is None else self.bias[:number])
+
+    def rows(self, index: Tensor) -> _Updates:
+        """Those of each row."""
+        bias = None if self.bias is None else self.bias.index_select(0, index)
+        return _Updates(self.a.index_select(0, index), self.b.index_select(0, index), bias)
+
+
+def _updated(value: Tensor, read: Tensor, weights: _Updates) -> Tensor:
+    """value + read A B + bias, group by group: [G, S, out]."""
+    inner = torch.bmm(read, weights.a)
+    if inner.dtype == value.dtype == weights.b.dtype:
+        result = torch.baddbmm(value, inner, weights.b)
+    else:
+        result = value + torch.bmm(inner, weights.b).to(value.dtype)
+    return result if weights.bias is None else result + weights.bias.to(result.dtype)
+
+
+class MixedLoRA(Operation):
+    """Runs of rows, each through one LoRA (several ranks and scales are fine), or through none.
+
+    Args:
+        modules: without gates and magnitudes.
+        batch: which row takes which; the number after the last stands for none.
+    """
+
+    needs_residual = True
+
+    def __init__(self, modules: Sequence[LoRA], batch: Numbered) -> None:
+        self.modules, self.batch = list(modules), batch
+        self.stacked = Kept(modules, self._stack)
+
+    def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
+        assert beside is not None
+        model, rows = self.modules[0], value.shape[0]
+        weights = self.stacked.get()
+        if beside.dtype != model.a.dtype and not torch.is_autocast_enabled(beside.device.type):
+            beside = beside.to(model.a.dtype)
+        if model.dropout and model.training:
+            beside = F.dropout(beside, model.dropout)
+        read = beside.reshape(rows, -1, beside.shape[-1])
+        given = value.reshape(rows, -1, value.shape[-1])
+        return self._picked(given, read, weights).view(value.shape)
+
+    def _picked(self, value: Tensor, read: Tensor, weights: _Updates) -> Tensor:
+        """value [B, S, out] with the update of each row's read [B, S, in]. Few tokens are brought to the weights, sorted by
+        adapter; to many, each row's weights."""
+        rows, length, width = value.shape
+        things = self.batch.things
+        if self.batch.even:
+            self.batch.lengths(rows)  # raises where the batch does not fit
+            parts = value.reshape(things, -1, width), read.reshape(things, -1, read.shape[-1])
+            return _updated(*parts, weights.first(things)).view(value.shape)
+        groups = self.batch.groups(rows, value.device) if length <= weights.a.shape[2] else None
+        if groups is None:
+            return _updated(value, read, weights.rows(self.batch.rows(rows, value.device)))
+        order, places = groups
+        parts = (
+            value.index_select(0, order).view(things, -1, width),
+            read.index_select(0, order).view(things, -1, read.shape[-1]),
+        )
+        return _updated(*parts, weights.first(things)).view(-1, length, width).index_select(0, places)
+
+    def _stack(self) -> _Updates:
+        size = max(module.a.shape[0] for module in self.modules)
+        a = [F.pad(module.a.t(), (0, size - module.a.shape[0])) for module in self.modules]
+        b = [F.pad(module.scale * module.b.t(), (0, 0, 0, size - module.b.shape[1])) for module in self.modules]
+        bias = None
+        if any(module.bias is not None for module in self.modules):
+            nothing = b[0].new_zeros(b[0].shape[1])
+            offsets = [nothing if module.bias is None else module.bias for module in self.modules]
+            bias = torch.stack([*offsets, nothing]).unsqueeze(1)
+        return _Updates(torch.stack([*a, torch.zeros_like(a[0])]), torch.stack([*b, torch.zeros_like(b[0])]), bias)
+
+
+class MixedIA3(Operation):
+    """Runs of rows, each rescaled by one IA3, or by none.
+
+    Args:
+        modules: without gates and dropout.
+        batch: which row takes which; the number after the last stands for none.
+    """
+
+    def __init__(self, modules: Sequence[IA3], batch: Numbered) -> None:
+        self.modules, self.batch = list(modules), batch
+        self.stacked = Kept(modules, self._stack)
+
+    def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
+        scales = self.stacked.get().index_select(0, self.batch.rows(value.shape[0], value.device))
+        return (value * scales.view(-1, *[1] * (value.dim() - 2), scales.shape[-1])).to(value.dtype)
+
+    def _stack(self) -> Tensor:
+        """Scales [N + 1, width]; the last is 1."""
+        scales = [module.scale * module.alpha for module in self.modules]
+        return torch.stack([*scales, torch.ones_like(scales[0])])

@@ -1,0 +1,54 @@
+"""A different prefix in every row of the batch, at one attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adapterhub.core.kept import Kept
+from adapterhub.core.methods.prefix import Prefix
+from adapterhub.core.operations import Operation
+from adapterhub.core.runs import Numbered
+
+__all__ = ["MixedPrefixes", "mixed_prefixes"]
+
+
+def mixed_prefixes(
+    modules: Sequence[nn.Module | None], counts: Sequence[int] | None, *, expand: bool
+) -> Operation | None:
+    """The operation for runs of rows, as `mixed_linears` has it; None where a prefix has gates or dropout."""
+    present = list(dict.fromkeys(module for module in modules if module is not None))
+    number = {module: i for i, module in enumerate(present)}
+    takes = [len(present) if module is None else number[module] for module in modules]
+    plain = [module for module in present if isinstance(module, Prefix) and module.gate is None and not module.drops]
+    if len(plain) < len(present):
+        return None
+    return MixedPrefixes(plain, Numbered(takes, counts, expand=expand))
+
+
+class MixedPrefixes(Operation):
+    """Runs of rows, each with one prefix in front of the prefixes before it, or with none.
+
+    Args:
+        modules: without gates and dropout.
+        batch: which row takes which; the number after the last stands for none.
+    """
+
+    def __init__(self, modules: Sequence[Prefix], batch: Numbered) -> None:
+        self.modules, self.batch = list(modules), batch
+        self.stacked = Kept([part for module in modules for part in (module, module.network)], self._stack)
+
+    def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
+        tokens = self.stacked.get().index_select(0, self.batch.rows(value.shape[0], value.device))
+        tokens = tokens.to(value.dtype)
+        return torch.cat((tokens, value), 1) if value.shape[1] else tokens
+
+    def _stack(self) -> Tensor:
+        """[N + 1, P, 2 k + 1]: shorter prefixes begin with zeros, tokens that are not there; the last has no others."""
+        parts = [module.tokens() for module in self.modules]
+        length = max(part.shape[0] for part in parts)
+        parts = [F.pad(part, (0, 0, length - part.shape[0], 0)) for part in parts]
+        return torch.stack([*parts, torch.zeros_like(parts[0])])

@@ -1,0 +1,117 @@
+"""A different adapter in every row gives each row what it gets alone, whatever the method, the order and the number of rows."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+from packages.core.tests.tiny import close, ids, loss_of, run, tiny, with_adapters
+
+import adapterhub.core as ah
+from adapterhub.core.mixed import MixedRows
+from adapterhub.spec import InvalidConfigError
+
+CONFIGS = {
+    "a": "pfeiffer[reduction_factor=4]",
+    "b": "pfeiffer[reduction_factor=8]",
+    "k": "lora[r=4]",
+    "l": "lora[r=2,alpha=3,bias=True]",
+    "m": "lora[r=3,use_gating=True]",
+    "s": "ia3",
+    "t": "ia3[alpha=2]",
+    "p": "prefix_tuning[prefix_length=3,bottleneck_size=8]",
+    "q": "prefix_tuning[prefix_length=5,flat=True]",
+    "r": "prefix_tuning[prefix_length=2,flat=True,use_gating=True]",
+}
+
+ROWS = [
+    ["a", "b", "a", "b", "b", "a"],
+    ["a", None, "a", "b", None, "a"],
+    ["b", "a", "a", "a", "a", "a"],
+    ["k", "l"],
+    ["k", "l", "k", "l", "l", "k"],
+    ["l", None, "l", "k", None, "l"],
+    ["l", "k", "k", "k", "k", "k"],
+    ["k", "m", None, "l"],
+    ["s", "t", None, "t"],
+    ["s", "k", "t", "l", "a"],
+    ["p", "q", "q", None, "p"],
+    ["p", "r", "q"],
+]
+
+
+@pytest.fixture(scope="module", params=["BertModel", "LlamaModel"])
+def model(request: Any) -> Any:
+    return with_adapters(tiny(request.param), **CONFIGS)
+
+
+@pytest.mark.parametrize("tokens", [2, 7])
+@pytest.mark.parametrize("names", ROWS, ids=lambda names: "-".join(map(str, names)))
+def test_each_row_is_as_it_is_alone(model: Any, names: list[str | None], tokens: int) -> None:
+    inputs = ids(len(names), tokens)
+    alone = [run(model, {"input_ids": row[None]}, name) for row, name in zip(inputs["input_ids"], names, strict=True)]
+    model.active_adapters = None
+    together = run(model, inputs, adapter_names=names)
+    assert close(together, torch.cat(alone), 5e-5)
+    with pytest.raises(InvalidConfigError, match=f"{len(names)} rows|add up to {len(names)}"):
+        run(model, ids(len(names) + 1, tokens), adapter_names=names)
+
+
+@pytest.mark.parametrize("names", [["k", "l", "k", None], ["s", "t", None, "s"], ["p", "q", "p", None]])
+def test_gradients_are_those_of_single_rows(model: Any, names: list[str | None]) -> None:
+    wanted = [p for name in dict.fromkeys(names) if name for p in model.get_adapter(name).values()]
+    inputs = ids(4)["input_ids"]
+    with torch.inference_mode():  # leaves nothing behind that gradients cannot pass
+        model(input_ids=inputs, adapter_names=names)
+    together = torch.autograd.grad(loss_of(model(input_ids=inputs, adapter_names=names).last_hidden_state), wanted)
+    alone = [torch.zeros_like(p) for p in wanted]
+    for row, name in zip(inputs, names, strict=True):
+        if name is not None:
+            model.active_adapters = name
+            found = torch.autograd.grad(
+                loss_of(model(input_ids=row[None]).last_hidden_state), wanted, allow_unused=True
+            )
+            alone = [sum_ if new is None else sum_ + new for sum_, new in zip(alone, found, strict=True)]
+    model.active_adapters = None
+    for one, other in zip(together, alone, strict=True):
+        assert close(one, other, 1e-4 * max(1.0, float(other.abs().max())))
+
+
+def test_new_weights_of_one_adapter_are_seen(model: Any) -> None:
+    names = ["k", "l", "k", None]
+    before = run(model, ids(4), adapter_names=names)
+    weight = next(iter(model.get_adapter("l").values()))
+    with torch.no_grad():
+        weight.mul_(2)
+    after = run(model, ids(4), adapter_names=names)
+    with torch.no_grad():
+        weight.div_(2)
+    changed = [not torch.equal(one, other) for one, other in zip(before, after, strict=True)]
+    assert changed == [False, True, False, False]
+
+
+def test_however_many_loras_there_are_a_site_computes_two_products(model: Any) -> None:
+    counts = []
+    for names in (["k", "l"] * 2, ["k", "l"] * 8):
+        run(model, ids(len(names), 2), adapter_names=names)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
+            run(model, ids(len(names), 2), adapter_names=names)
+        counts.append(sum(event.count for event in record.key_averages() if "mm" in event.key))
+    assert counts[0] == counts[1]
+
+
+def test_weights_of_batches_long_gone_are_not_kept() -> None:
+    model = with_adapters(tiny(), a="pfeiffer[reduction_factor=4]", b="pfeiffer[reduction_factor=8]")
+    before = _stacks()
+    for number in range(20):
+        names = ["ab"[number >> bit & 1] for bit in range(5)]
+        assert close(run(model, ids(5, 2), adapter_names=names), run(model, ids(5, 2), adapter_names=names), 0.0)
+    sites = len(ah.pool_of(model).get("a").modules)
+    assert _stacks() - before <= 10 * sites
+
+
+def _stacks() -> int:
+    gc.collect()
+    return sum(type(thing) is MixedRows for thing in gc.get_objects())
