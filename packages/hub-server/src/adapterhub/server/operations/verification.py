@@ -90,7 +90,7 @@ def verify(
         report.problems += check_chain(connection)
     tell(f"{report.versions} versions looked at")
     if rebuild:
-        with storage.database.write() as connection:
+        with storage.database.change() as connection:  # what is published meanwhile must not be missed
             report.rebuilt = rebuild_all(connection)
         check_missing(storage)
         tell(f"computed anew: {', '.join(report.rebuilt)}")

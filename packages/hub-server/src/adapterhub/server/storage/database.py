@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Connection, CursorResult, create_engine, event, make_url, select, update
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
@@ -17,8 +17,6 @@ from adapterhub.server.storage.tables import hub
 from adapterhub.spec.errors import StorageError
 
 __all__ = ["Database", "hub_text", "inserted_id", "next_serial", "open_database"]
-
-Result = TypeVar("Result")
 
 _BUSY_SECONDS = 30
 _SERIAL = select(hub.c.number).where(hub.c.key == "serial")
@@ -188,9 +186,3 @@ def inserted_id(result: CursorResult[Any]) -> int:
     if key is None:
         raise RuntimeError("nothing was inserted")
     return int(key[0])
-
-
-def in_transaction(database: Database, work: Callable[[Connection], Result]) -> Result:
-    """Run `work` in one write transaction and return what it returns."""
-    with database.write() as connection:
-        return work(connection)
