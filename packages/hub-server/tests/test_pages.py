@@ -20,6 +20,7 @@ from records import entry, fill
 
 from adapterhub.server.settings import Settings
 from adapterhub.server.web.snippets import model_lines
+from adapterhub.server.web.static_pages import with_relative_links
 
 HOSTILE = """---
 license: x
@@ -355,6 +356,14 @@ def test_pages_work_below_a_path_prefix(published: Hub) -> None:
         for name in ("href", "src", "action"):
             value = attributes.get(name, "")
             assert not value.startswith("/") or value.startswith("/hub/"), (tag, value)
+
+
+def test_links_become_relative_where_they_are_links() -> None:
+    html = '<p>href="/x"</p><a class="y" href="/x?v=1#f"><img src="/static/a.svg?v=2"><a href="/"><a href="https://e.org/x">'
+    assert with_relative_links(html, "/@a/b") == (
+        '<p>href="/x"</p><a class="y" href="../../x/index.html?v=1#f"><img src="../../static/a.svg?v=2">'
+        '<a href="../../index.html"><a href="https://e.org/x">'
+    )
 
 
 @pytest.mark.parametrize("url", ["", "https://example.org/adapters"])

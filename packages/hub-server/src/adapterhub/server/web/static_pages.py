@@ -11,7 +11,7 @@ import httpx
 
 __all__ = ["twin_address", "twin_of", "with_relative_links"]
 
-_LINK = re.compile(r'\b(href|src)="/([^"]*)"')
+_LINK = re.compile(r'(<[a-z][^<>]*\s(?:href|src)=)"/([^"]*)"')  # within a tag: in text it is text
 _FILE = re.compile(r"(static|v1|index)/.*|feed\.atom|(.*/)?index\.json")
 
 
@@ -24,7 +24,7 @@ def with_relative_links(html: str, page: str) -> str:
         path, mark, rest = re.fullmatch(r"([^?#]*)([?#]?)(.*)", found[2], re.DOTALL).groups()  # type: ignore[union-attr]
         if not _FILE.fullmatch(path):
             path = f"{path.rstrip('/')}/index.html".lstrip("/")
-        return f'{found[1]}="{up}{path}{mark}{rest}"'
+        return f'{found[1]}"{up}{path}{mark}{rest}"'
 
     return _LINK.sub(relative, html)
 
