@@ -204,6 +204,27 @@ def test_other_methods_in_their_layout(models: Path, tmp_path: Path, kind: str, 
         assert torch.equal(other.get_adapter("a")[key], tensor)
 
 
+@pytest.mark.parametrize("config", ["lora", "ia3", "unipelt"])
+def test_an_output_projection_that_adapters_1x_passed_over_is_left_out(
+    models: Path, tmp_path: Path, config: str
+) -> None:
+    model = ah.AutoAdapterModel.from_pretrained(models / "bert")
+    model.add_adapter("a", config=config)
+    randomise(model.get_adapter("a").values())
+    model.save_adapter(tmp_path / "a", "a", format="adapters")
+    file = tmp_path / "a" / "adapter_config.json"
+    document = json.loads(file.read_text())
+    for member in document["config"].get("configs", [document["config"]]):
+        if "attn_matrices" in member:
+            member["attn_matrices"].append("o")
+    file.write_text(json.dumps(document))
+    other = ah.AutoAdapterModel.from_pretrained(models / "bert")
+    other.load_adapter(tmp_path / "a")
+    report = ah.load_report()
+    assert report is not None and report.complete and any("output projection" in note for note in report.notes)
+    assert other.adapter_config("a") == model.adapter_config("a")
+
+
 def test_dora_of_adapters_13_only_under_compat(models: Path, tmp_path: Path) -> None:
     """Its norm leaves the scale out and its bias is rescaled: what we write there must mean the same, or is refused."""
     model = ah.AutoAdapterModel.from_pretrained(models / "bert")

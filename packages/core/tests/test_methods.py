@@ -308,3 +308,13 @@ def test_a_prompt_on_deberta_is_no_part_of_the_mask_of_the_text() -> None:
     assert both.shape[1] == 8
     alone = model(input_ids=ids[1:, :3], attention_mask=mask[1:, :3]).last_hidden_state
     torch.testing.assert_close(both[1, :6], alone[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", sorted(MODELS))
+def test_ia3_rescales_where_its_config_says(kind: str) -> None:
+    torch.manual_seed(0)
+    model = ah.init(MODELS[kind]().eval())
+    roles = {"up_output": {"k", "v", "up"}, "down_input": {"k", "v", "down_input"}, None: {"k", "v"}}
+    for ffn, wanted in roles.items():
+        model.add_adapter("a", config={"method": "ia3", "ffn": ffn}, overwrite_ok=True)
+        assert {key.split(".")[-2].removeprefix("cross_") for key in model.get_adapter("a")} == wanted

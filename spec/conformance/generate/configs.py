@@ -47,6 +47,8 @@ VALID = [
     ("prefix tuning without the network", {"method": "prefix", "flat": True, "prefix_length": 5}),
     ("prompt tuning from words", {"method": "prompt", "prompt_init": "from_string", "prompt_init_text": "Is this good?"}),
     ("prompt behind the first token", {"method": "prompt", "combine": "prefix_after_bos"}),
+    ("prompt among the words", {"method": "prompt", "combine": "prefix_words"}),
+    ("prefix that takes the first positions", {"method": "prefix", "positions": True}),
     ("LoReFT", {"method": "reft"}),
     ("DiReFT on some layers, last positions", {"method": "reft", "orthogonality": False, "subtract_projection": False, "layers": [2, 0], "prefix_positions": 0, "suffix_positions": 2}),
     ("a union", {"method": "union", "configs": [{"method": "prefix"}, {**B, "is_parallel": True}]}),

@@ -38,6 +38,7 @@ class MixedPrefixes(Operation):
     """
 
     def __init__(self, modules: Sequence[Prefix], batch: Numbered) -> None:
+        self.moves_text = all(module.moves_text for module in modules)
         self.modules, self.batch = list(modules), batch
         self.stacked = Kept([part for module in modules for part in (module, module.network)], self._stack)
 

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from adapterhub.core.sites.attention import AttentionSite
     from adapterhub.core.sites.layers import LayerSite
     from adapterhub.core.sites.linears import LinearSite
+    from adapterhub.core.sites.positions import PositionSite
     from adapterhub.core.sites.prompts import PromptSite
     from adapterhub.spec.fusion import FusionConfig
 
@@ -197,11 +198,17 @@ class Pool:
 
         return attention_sites(self)
 
-    def prompt_site(self) -> PromptSite:
-        """The embedded text, for prompts."""
+    def prompt_site(self, among_words: bool = False) -> PromptSite:
+        """The embedded text, for prompts: behind the embeddings module of models that have one, or among its words."""
         from adapterhub.core.sites.prompts import prompt_site
 
-        return prompt_site(self)
+        return prompt_site(self, among_words)
+
+    def position_site(self) -> PositionSite | None:
+        """The positions of the text; None where only relative ones count."""
+        from adapterhub.core.sites.positions import position_site
+
+        return position_site(self)
 
     # ---- adapters -----------------------------------------------------------------------------------------------------
 

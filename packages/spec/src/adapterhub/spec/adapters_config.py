@@ -226,13 +226,20 @@ def _write_ia3_targets(config: IA3Config) -> dict[str, Any]:
 
 def _write_prefix(config: AdapterConfig) -> dict[str, Any]:
     assert isinstance(config, PrefixTuningConfig)
+    if config.positions:
+        raise InvalidConfigError("The prefixes of adapters 1.x take no positions.", hint="Leave positions=True out.")
     fields = config.expand()
-    fields.pop("method")
+    for ours in ("method", "positions"):
+        fields.pop(ours)
     return {"architecture": "prefix_tuning", **fields, "dropout": float(config.dropout)}
 
 
 def _write_prompt(config: AdapterConfig) -> dict[str, Any]:
     assert isinstance(config, PromptTuningConfig)
+    if config.combine == "prefix_words":
+        raise InvalidConfigError(
+            "adapters 1.x puts prompts behind the embeddings only.", hint="Leave combine='prefix_words' out."
+        )
     fields = config.expand()
     for ours in ("method", "init_weights_seed", "random_uniform_scale"):
         fields.pop(ours)

@@ -302,6 +302,7 @@ class PrefixTuningConfig(AdapterConfig):
     dropout: Probability = 0
     use_gating: StrictBool = False
     shared_gating: StrictBool = True
+    positions: StrictBool = Field(False, description="the prefix takes the first positions, the text those after it")
     init_weights_seed: Seed | None = None
     leave_out: Layers = ()
 
@@ -315,7 +316,7 @@ class PromptTuningConfig(AdapterConfig):
     prompt_init: Literal["random_uniform", "from_string"] = "random_uniform"
     prompt_init_text: StrictStr | None = None
     random_uniform_scale: Positive = 0.5
-    combine: Literal["prefix", "prefix_after_bos"] = "prefix"
+    combine: Literal["prefix", "prefix_after_bos", "prefix_words"] = "prefix"
     init_weights_seed: Seed | None = None
 
     @model_validator(mode="after")

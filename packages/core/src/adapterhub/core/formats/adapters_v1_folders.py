@@ -71,6 +71,9 @@ def read_adapter(folder: Path, places: LegacyPlaces, with_head: bool = True) -> 
     tensors, unexpected = from_legacy(rest, places.hosts, places.embedding)
     tensors.update(others)
     config, notes = _without_absent_invertible(config, tensors, str(document.get("type") or ""), version)
+    if places.model_type not in _WITH_OUTPUT_PROJECTION:
+        config, left_out = _without_output_projection(config, tensors)
+        notes += left_out
     config, moved = _where_the_tensors_are(config, tensors)
     notes += moved
     return AdapterCheckpoint(
@@ -148,6 +151,25 @@ def write_fusion(folder: Path, checkpoint: FusionCheckpoint, places: LegacyPlace
 
 #: Model types on which `intermediate_lora` of adapters 1.x means the down projection, and `output_lora` the up projection.
 _SWAPPED = frozenset({"llama", "mistral"})
+
+
+#: Model types on which adapters 1.x can adapt the output projection of attention; on others it passes `o` over in silence.
+_WITH_OUTPUT_PROJECTION = frozenset({"gemma2", "gemma3_text", "modernbert", "phi", "qwen2", "qwen3"})
+
+
+def _without_output_projection(config: AdapterConfig, tensors: Mapping[str, Tensor]) -> tuple[AdapterConfig, list[str]]:
+    """The config without the `o` that adapters 1.x passed over: where the other matrices have tensors and it has none."""
+    if isinstance(config, UnionConfig):
+        done = [_without_output_projection(member, tensors) for member in config.configs]
+        members = [member.expand() for member, _ in done]
+        return parse_config({"method": "union", "configs": members}), [note for _, notes in done for note in notes]
+    if not isinstance(config, LoRAConfig | IA3Config) or "o" not in config.attn_matrices:
+        return config, []
+    roles = {key.split(".")[-2] for key in tensors if key.endswith((".a", ".scale"))}
+    if "o" in roles or not roles & {"q", "k", "v"}:
+        return config, []
+    note = "adapters 1.x does not adapt the output projection of this model, though the config names it; left out"
+    return config.replace(attn_matrices=tuple(role for role in config.attn_matrices if role != "o")), [note]
 
 
 def _where_the_tensors_are(config: AdapterConfig, tensors: Mapping[str, Tensor]) -> tuple[AdapterConfig, list[str]]:

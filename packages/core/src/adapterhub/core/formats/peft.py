@@ -1,4 +1,5 @@
-"""Checkpoints of PEFT: LoRA (with DoRA, rank-stabilised scaling, rank and alpha patterns) and IA3, read and written.
+"""Checkpoints of PEFT: LoRA (with DoRA, rank-stabilised scaling, rank and alpha patterns) and IA3, read and written; prompts and
+prefixes are in `peft_prompts`.
 
 Their keys are `base_model.model.<path of the linear map>.<leaf>`, the path beginning with the base model's prefix where the
 model has a head. What was adapted is read off the keys, so every way they have of naming targets (suffixes, a regular
@@ -15,14 +16,22 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from adapterhub.core.formats.checkpoint import AdapterCheckpoint, BaseModel, HeadCheckpoint, shorten
 from adapterhub.core.formats.files import read_json, read_tensors, write_json, write_tensors
+from adapterhub.core.formats.peft_prompts import KINDS, TENSOR, read_prompt, write_prefix, write_prompt
+from adapterhub.core.formats.peft_writing import prefix_of, write_ia3, write_lora
 from adapterhub.core.pool import Pool
 from adapterhub.core.sites.linears import LinearSite
-from adapterhub.spec.config import AdapterConfig, IA3Config, LoRAConfig, parse_config
+from adapterhub.spec.config import (
+    AdapterConfig,
+    IA3Config,
+    LoRAConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    parse_config,
+)
 from adapterhub.spec.errors import CheckpointError, InvalidConfigError
 
 __all__ = ["ADAPTER_FILES", "read_adapter", "write_adapter"]
@@ -48,7 +57,6 @@ _UNSUPPORTED = (
     "trainable_token_indices",
     "use_bdlora",
     "arrow_config",
-    "lora_bias",
 )
 #: Initialisations that also change the base weights: the file alone does not say what was trained.
 _MUTATING = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
@@ -67,6 +75,8 @@ def read_adapter(folder: Path, pool: Pool, with_head: bool = True) -> AdapterChe
     _check_supported(document, folder)
     state = read_tensors(weights)
     kind = str(document.get("peft_type"))
+    if kind in KINDS:
+        return _read_prompt(folder, document, state, pool, with_head)
     found = _Maps(pool)
     by_path: dict[str, dict[str, Tensor]] = defaultdict(dict)
     rest: dict[str, Tensor] = {}
@@ -86,6 +96,31 @@ def read_adapter(folder: Path, pool: Pool, with_head: bool = True) -> AdapterChe
     head, left = _head(rest, document, pool) if with_head else (None, [])
     if kind == "LORA" and document.get("bias") in ("all", "lora_only"):
         config, left = _with_biases(config, tensors, {key: rest[key] for key in left}, found, folder)
+    return _checkpoint(folder, document, config, tensors, head, [*unexpected, *left])
+
+
+def _read_prompt(
+    folder: Path, document: Mapping[str, Any], state: Mapping[str, Tensor], pool: Pool, with_head: bool
+) -> AdapterCheckpoint:
+    if TENSOR not in state:
+        raise CheckpointError(
+            f"{folder} has no {TENSOR!r}, which is all there is of a {document['peft_type']} adapter."
+        )
+    config, tensors = read_prompt(document, state[TENSOR], pool)
+    rest = {key.removeprefix("base_model."): tensor for key, tensor in state.items() if key != TENSOR}
+    named = {**document, "modules_to_save": document.get("modules_to_save") or [*{key.split(".")[0] for key in rest}]}
+    head, left = _head(rest, named, pool) if with_head else (None, [])
+    return _checkpoint(folder, document, config, tensors, head, left)
+
+
+def _checkpoint(
+    folder: Path,
+    document: Mapping[str, Any],
+    config: AdapterConfig,
+    tensors: dict[str, Tensor],
+    head: HeadCheckpoint | None,
+    unexpected: list[str],
+) -> AdapterCheckpoint:
     return AdapterCheckpoint(
         name=folder.name,
         config=config,
@@ -95,35 +130,41 @@ def read_adapter(folder: Path, pool: Pool, with_head: bool = True) -> AdapterChe
             name=document.get("base_model_name_or_path") or None, revision=document.get("revision") or None
         ),
         head=head,
-        unexpected=[*unexpected, *left],
+        unexpected=unexpected,
     )
 
 
 def write_adapter(folder: Path, checkpoint: AdapterCheckpoint, pool: Pool) -> None:
-    """Writes a LoRA or IA3 adapter, and its static head as `modules_to_save`, as PEFT does.
+    """Writes a LoRA, IA3, prompt or prefix adapter, and its static head as `modules_to_save`, as PEFT does.
 
     Raises:
         InvalidConfigError: another method, or switches PEFT does not have.
     """
     config = checkpoint.config
     if isinstance(config, LoRAConfig):
-        fields, tensors = _write_lora(config, checkpoint, pool)
+        fields, tensors = write_lora(config, checkpoint, pool)
     elif isinstance(config, IA3Config):
-        fields, tensors = _write_ia3(config, checkpoint, pool)
+        fields, tensors = write_ia3(config, checkpoint, pool)
+    elif isinstance(config, PromptTuningConfig):
+        fields, tensors = write_prompt(config, checkpoint, pool)
+    elif isinstance(config, PrefixTuningConfig):
+        fields, tensors = write_prefix(config, checkpoint, pool)
     else:
         raise InvalidConfigError(
             f"PEFT has no method like {config.method!r}.", hint='Use format="native" or format="adapters".'
         )
-    state = {f"{_FRONT}{key}": tensor for key, tensor in tensors.items()}
+    front = "base_model." if TENSOR in tensors else _FRONT
+    state = {key if key == TENSOR else f"{front}{key}": tensor for key, tensor in tensors.items()}
     modules: list[str] = []
     task = None
     if checkpoint.head is not None and checkpoint.head.config.head_type == "static":
-        prefix = _prefix(pool)
+        prefix = prefix_of(pool)
         for key, tensor in checkpoint.head.tensors.items():
-            state[_FRONT + re.sub(r"^base\.", prefix, key)] = tensor
+            state[front + re.sub(r"^base\.", prefix, key)] = tensor
         modules = list(dict.fromkeys(re.sub(r"^base\.", prefix, key).split(".")[0] for key in checkpoint.head.tensors))
-        model_class = checkpoint.head.config.model_class or ""
-        task = next((name for name, ending in _TASKS.items() if model_class.endswith(ending)), None)
+        task = _task(checkpoint.head.config.model_class or "")
+    elif TENSOR in tensors:  # without a task PEFT has no way to run a prompt
+        task = _task(type(pool.model).__name__) or "FEATURE_EXTRACTION"
     write_json(
         folder / "adapter_config.json",
         {
@@ -138,18 +179,31 @@ def write_adapter(folder: Path, checkpoint: AdapterCheckpoint, pool: Pool) -> No
     write_tensors(folder / "adapter_model.safetensors", state)
 
 
+def _task(model_class: str) -> str | None:
+    return next((name for name, ending in _TASKS.items() if model_class.endswith(ending)), None)
+
+
 class _Maps:
     """The linear maps of a model by path, and the sites on each (several where the map is fused)."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.paths = {name for name, _ in pool.base_model.named_modules()}
+        self.renamed = {
+            f"{layer.legacy_path}.{old}": f"{layer.path}.{layer.linears[role]}"
+            for layer in pool.layout.layers
+            for role, old in layer.legacy_linears.items()
+            if role in layer.linears
+        }
 
     def absolute(self, path: str) -> str | None:
-        """The path from the bare transformer, prefixes of the model with a head taken off."""
+        """The path from the bare transformer, prefixes of the model with a head taken off; also of what transformers 4
+        called otherwise."""
         for _ in range(3):
             if path in self.paths:
                 return path
+            if self.renamed.get(path) in self.paths:
+                return self.renamed[path]
             _, dot, path = path.partition(".")
             if not dot:
                 return None
@@ -166,13 +220,19 @@ class _Maps:
 
 def _check_supported(document: Mapping[str, Any], folder: Path) -> None:
     kind = document.get("peft_type")
-    if kind not in ("LORA", "IA3"):
+    known = ("LORA", "IA3", *KINDS)
+    if kind not in known:
         raise CheckpointError(
-            f"{folder} is a PEFT checkpoint of type {kind}, which is not supported.", hint="Supported: LORA, IA3."
+            f"{folder} is a PEFT checkpoint of type {kind}, which is not supported.",
+            hint=f"Supported: {', '.join(known)}.",
         )
     asked = [name for name in _UNSUPPORTED if document.get(name)]
     if asked:
         raise CheckpointError(f"{folder} uses {', '.join(asked)} of PEFT, which is not supported.")
+    if document.get("lora_bias") and (document.get("use_dora") or document.get("bias") not in (None, "none")):
+        raise CheckpointError(
+            f"{folder} uses lora_bias of PEFT together with DoRA or other biases, which is not supported."
+        )
     start = str(document.get("init_lora_weights", "")).lower()
     if start.startswith(_MUTATING):
         raise CheckpointError(
@@ -184,7 +244,7 @@ def _check_supported(document: Mapping[str, Any], folder: Path) -> None:
 def _split(key: str) -> tuple[str, str | None]:
     """(path of the map, leaf) of an adapter's tensor; (plain key, None) of any other."""
     key = key.removeprefix(_FRONT)
-    for leaf in (*_LORA, "ia3_l"):
+    for leaf in (*_LORA, "lora_B.bias", "ia3_l"):
         if key.endswith(f".{leaf}"):
             return key.removesuffix(f".{leaf}"), leaf
     if "lora_embedding_" in key or ".lora_" in key:
@@ -219,6 +279,9 @@ def _lora(
             tensors[f"{site.key}.b"] = leaves["lora_B.weight"][rows]
             if "lora_magnitude_vector" in leaves:
                 tensors[f"{site.key}.magnitude"] = leaves["lora_magnitude_vector"].flatten()[rows]
+            if "lora_B.bias" in leaves:
+                scale = float(alphas.get(path, alpha)) / (math.sqrt(here) if document.get("use_rslora") else here)
+                tensors[f"{site.key}.bias"] = leaves["lora_B.bias"][rows] * scale
     fields = {
         "method": "lora",
         "r": rank,
@@ -226,6 +289,7 @@ def _lora(
         "dropout": document.get("lora_dropout") or 0,
         "use_dora": bool(document.get("use_dora")),
         "use_rslora": bool(document.get("use_rslora")),
+        "bias": bool(document.get("lora_bias")),
         "rank_pattern": ranks,
         "alpha_pattern": alphas,
     }
@@ -360,7 +424,7 @@ def _head(
     from adapterhub.spec.heads import HeadConfig
 
     inside = set(dict(pool.base_model.named_parameters()))
-    prefix = _prefix(pool)
+    prefix = prefix_of(pool)
 
     def within(key: str) -> bool:
         return any(key.split(".", cut)[-1] in inside for cut in range(3) if key.count(".") >= cut)
@@ -378,165 +442,3 @@ def _head(
     rows = next((tensor.shape[0] for key, tensor in outside.items() if key.endswith("bias")), None)
     config = HeadConfig(head_type="static", model_class=model_class, num_labels=rows)
     return HeadCheckpoint(config, outside), left
-
-
-def _prefix(pool: Pool) -> str:
-    """What stands before paths of the bare transformer in the model: `bert.`, or nothing."""
-    name = next((name for name, module in pool.model.named_modules() if module is pool.base_model), "")
-    return f"{name}." if name else ""
-
-
-def _write_lora(
-    config: LoRAConfig, checkpoint: AdapterCheckpoint, pool: Pool
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if config.use_gating:
-        raise InvalidConfigError("PEFT has no gated LoRA.", hint='Use format="native" or format="adapters".')
-    tensors: dict[str, Tensor] = {}
-    ranks: dict[str, int] = {}
-    alphas: dict[str, float] = {}
-    prefix = _prefix(pool)
-    groups = _by_map(checkpoint, pool, "a")
-    conv = False
-    for path, sites in groups.items():
-        downs = [checkpoint.tensors[f"{site.key}.a"] for site in sites]
-        ups = [checkpoint.tensors[f"{site.key}.b"] for site in sites]
-        linear = sites[0].linear
-        conv = conv or type(linear).__name__ == "Conv1D"
-        whole = sites[0].place.part is None
-        down = torch.cat(downs)
-        up = ups[0] if whole else _blocks(sites, ups, down)
-        scales = [_scale(config, site, part.shape[0]) for site, part in zip(sites, downs, strict=True)]
-        if len(set(scales)) > 1:  # one factor a map: the others go into B
-            up = torch.cat(
-                [up[:, cut] * (scale / scales[0]) for cut, scale in zip(_columns(downs), scales, strict=True)], dim=1
-            )
-        rank = down.shape[0]
-        alpha = scales[0] * (math.sqrt(rank) if config.use_rslora else rank)
-        name = f"{prefix}{path}"
-        if rank != config.r:
-            ranks[name] = rank
-        if not math.isclose(alpha, float(config.alpha)):
-            alphas[name] = alpha
-        tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = down, up
-        if config.bias:
-            bias = getattr(linear, "bias", None)
-            if not isinstance(bias, Tensor):
-                raise InvalidConfigError(f"{path} has no bias, so PEFT cannot train one there.")
-            changed = bias.detach().clone()
-            for site in sites:
-                changed[site.place.rows] += checkpoint.tensors[f"{site.key}.bias"].to(changed)
-            tensors[f"{name}.base_layer.bias"] = changed
-        if config.use_dora:
-            if not whole and sum(part.shape[0] for part in ups) != up.shape[0]:
-                raise InvalidConfigError(f"PEFT cannot have DoRA on a part of the fused map {path}.")
-            magnitude = up.new_empty(up.shape[0])
-            for site in sites:
-                magnitude[site.place.rows] = checkpoint.tensors[f"{site.key}.magnitude"].to(magnitude)
-            tensors[f"{name}.lora_magnitude_vector"] = magnitude
-    fields = {
-        "peft_type": "LORA",
-        "r": config.r,
-        "lora_alpha": config.alpha,
-        "lora_dropout": float(config.dropout),
-        "target_modules": _suffixes(groups, prefix, pool),
-        "bias": "lora_only" if config.bias else "none",
-        "fan_in_fan_out": conv,
-        "use_rslora": config.use_rslora,
-        "use_dora": config.use_dora,
-        "init_lora_weights": True,
-        "rank_pattern": ranks,
-        "alpha_pattern": alphas,
-    }
-    return fields, tensors
-
-
-def _write_ia3(
-    config: IA3Config, checkpoint: AdapterCheckpoint, pool: Pool
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if config.use_gating:
-        raise InvalidConfigError("PEFT has no gated IA3.", hint='Use format="native" or format="adapters".')
-    prefix = _prefix(pool)
-    tensors: dict[str, Tensor] = {}
-    outputs = _by_map(checkpoint, pool, "scale")
-    inputs = _by_map(checkpoint, pool, "scale", on_input=True)
-    both = sorted(set(outputs) & set(inputs))
-    if both:
-        raise InvalidConfigError(f"PEFT cannot rescale both the input and the output of {both[0]}.")
-    for path, sites in outputs.items():
-        sizes = [site.place.outputs for site in sites]
-        total = sum(sizes) if sites[0].place.part is None else _outputs(sites[0])
-        vector = torch.ones(total)
-        for site in sites:
-            vector[site.place.rows] = checkpoint.tensors[f"{site.key}.scale"].float() * config.alpha
-        tensors[f"{prefix}{path}.ia3_l"] = vector[:, None].to(checkpoint.tensors[f"{sites[0].key}.scale"].dtype)
-    for path, sites in inputs.items():
-        tensors[f"{prefix}{path}.ia3_l"] = checkpoint.tensors[f"{sites[0].key}.scale"][None] * config.alpha
-    fields = {
-        "peft_type": "IA3",
-        "target_modules": _suffixes([*outputs, *inputs], prefix, pool),
-        "feedforward_modules": _suffixes(inputs, prefix, pool),
-        "fan_in_fan_out": any(type(sites[0].linear).__name__ == "Conv1D" for sites in outputs.values()),
-        "init_ia3_weights": True,
-    }
-    return fields, tensors
-
-
-def _by_map(
-    checkpoint: AdapterCheckpoint, pool: Pool, leaf: str, on_input: bool = False
-) -> dict[str, list[LinearSite]]:
-    """The adapted sites by the path of their linear map, fused maps together."""
-    groups: dict[str, list[LinearSite]] = defaultdict(list)
-    for key in checkpoint.tensors:
-        if key.endswith(f".{leaf}"):
-            site = pool.by_key.get(key.removesuffix(f".{leaf}"))
-            if isinstance(site, LinearSite) and site.key.endswith("_input") == on_input:
-                groups[site.place.path].append(site)
-    return groups
-
-
-def _scale(config: LoRAConfig, site: LinearSite, rank: int) -> float:
-    alpha = next(
-        (value for name, value in config.alpha_pattern.items() if _fits(site, name)),
-        config.alpha,
-    )
-    return float(alpha) / (math.sqrt(rank) if config.use_rslora else rank)
-
-
-def _fits(site: LinearSite, name: str) -> bool:
-    return name in (site.place.role, site.place.path) or f".{site.place.path}".endswith(f".{name}")
-
-
-def _columns(downs: list[Tensor]) -> list[slice]:
-    cuts, start = [], 0
-    for down in downs:
-        cuts.append(slice(start, start + down.shape[0]))
-        start += down.shape[0]
-    return cuts
-
-
-def _blocks(sites: list[LinearSite], ups: list[Tensor], down: Tensor) -> Tensor:
-    """B of a fused map: the parts on their rows and columns, zero elsewhere."""
-    total = _outputs(sites[0])
-    up = ups[0].new_zeros(total, down.shape[0])
-    start = 0
-    for site, part in zip(sites, ups, strict=True):
-        up[site.place.rows, start : start + part.shape[1]] = part
-        start += part.shape[1]
-    return up
-
-
-def _outputs(site: LinearSite) -> int:
-    from adapterhub.core.sites.linears import linear_sizes
-
-    sizes = linear_sizes(site.linear)
-    assert sizes is not None
-    return sizes[1]
-
-
-def _suffixes(paths: Iterable[str], prefix: str, pool: Pool) -> list[str]:
-    """Short names where they pick exactly these maps, else full paths."""
-    wanted = set(paths)
-    modules = [name for name, _ in pool.base_model.named_modules()]
-    short = sorted({".".join(path.split(".")[-1:]) for path in wanted})
-    reached = {name for name in modules if name.split(".")[-1] in short}
-    return short if reached == wanted else sorted(f"{prefix}{path}" for path in wanted)

@@ -30,11 +30,12 @@ def place(config: IA3Config, pool: Pool, source: Callable[[Site], Source]) -> It
     """One vector at each linear map the config names: on its output, or on its input."""
     attention = [f"{front}{matrix}" for front in ("", "cross_") for matrix in config.attn_matrices if config.selfattn]
     outputs = attention + ["up"] * (config.ffn == "up_output")
-    inputs = ["down"] if config.ffn == "down_input" else []
+    inputs = ["down"] if config.ffn == "down_input" and config.targets is None else []
+    named = config.input_targets if config.targets is not None or config.input_targets else None
     for site in pool.linear_sites(outputs, config.targets):
         if site.layer is None or site.layer not in config.leave_out:
             yield site, IA3(config, site.place.outputs, site.place.inputs, source(site))
-    for site in pool.linear_sites(inputs if config.targets is None else [], config.input_targets, on_input=True):
+    for site in pool.linear_sites(inputs, named, on_input=True):
         if site.layer is None or site.layer not in config.leave_out:
             yield site, IA3(config, site.place.inputs, site.place.inputs, source(site))
 

@@ -5,6 +5,7 @@ For the L attentions of one kind in one tower, P prefix tokens, key/value heads 
     Z = W_up act(W_down E + b_down) + b_up      E [P, d], W_down [b, d], W_up [2 L k, b]     Z [P, 2 L k]
     flat: Z itself is trained
     attention i:  K' = [g Z_2i ; K],  V' = [g Z_2i+1 ; V]
+    positions: the text stands at P, P + 1, …, as PEFT has it; else at 0, 1, …
     gated (Mao et al., 2022): g = mean over tokens of sigmoid(W_g x + b_g), one for K and V or (`shared_gating=False`) two
 """
 
@@ -52,11 +53,25 @@ def place(config: PrefixTuningConfig, pool: Pool, source: Callable[[Site], Sourc
     for name, sites in groups.items():
         networks[name] = PrefixNetwork(config, sites[0].width, len(sites), sites[0], inner.within(f"{name}."))
     yield pool.shared_site, networks
+    if config.positions and (moved := pool.position_site()) is not None:
+        yield moved, Shift(config.prefix_length)
     for name, sites in groups.items():
         for position, site in enumerate(sites):
             network = networks[name]
             assert isinstance(network, PrefixNetwork)
             yield site, Prefix(config, network, position, site.width, source(site))
+
+
+class Shift(Slim):
+    """Positions of text that stands behind `length` tokens of a prefix."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """Moved up by the length."""
+        return positions + self.length
 
 
 class PrefixNetwork(Slim):
@@ -107,6 +122,7 @@ class Prefix(Slim):
         super().__init__()
         self._network = (network,)  # in a tuple, so that it is no child of this module
         self.position = position
+        self.moves_text = config.positions
         gates = 1 if config.shared_gating else 2
         self.gate = Linear(width, gates, source.within("gate."), normal(0.02)) if config.use_gating else None
 

@@ -1,6 +1,7 @@
 """Prompt tuning (Lester et al., 2021, arXiv:2104.08691): trained embeddings in front of those of the text.
 
-    h_0 = [e_1 … e_P ; x_1 … x_T]        e [P, d]; with `combine="prefix_after_bos"` the first token stays in front
+    h_0 = [e_1 … e_P ; x_1 … x_T]        e [P, d]; with `combine="prefix_after_bos"` the first token stays in front;
+                                                      with `"prefix_words"` x are word embeddings, before positions and norm
 
 The padding mask grows by P ones, and labels a model computes its loss from by P times -100.
 """
@@ -25,8 +26,8 @@ __all__ = ["Prompt", "place"]
 
 
 def place(config: PromptTuningConfig, pool: Pool, source: Callable[[Site], Source]) -> Iterator[tuple[Site, nn.Module]]:
-    """One module behind the embeddings."""
-    site = pool.prompt_site()
+    """One module behind the embeddings, or among the words."""
+    site = pool.prompt_site(config.combine == "prefix_words")
     draw: Draw = uniform(float(config.random_uniform_scale))
     if config.prompt_init == "from_string":
         draw = _from_text(config, pool)

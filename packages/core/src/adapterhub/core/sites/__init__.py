@@ -12,6 +12,7 @@ Kinds, and what the operation a plan puts there maps:
 | `layers.LayerSite` | output of a layer | the mask of the text so far | ReFT |
 | `attention.AttentionSite` | prefixes of one attention | its input | prefix tuning |
 | `prompts.PromptSite` | embedded text | – | prompt tuning |
+| `positions.PositionSite` | positions of the text | – | prefix tuning with `positions` |
 
 A new kind of site derives from `HookedSite`: it says where its modules live (`host`), which hooks it needs (`hooks`), and how
 one adapter module acts there (`leaf`; at sublayers `sublayers.AtSublayer`). Compositions around it come from `blocks`. Every site has a place in the plan by `index`.

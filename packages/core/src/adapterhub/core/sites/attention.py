@@ -65,6 +65,7 @@ class AtAttention(Operation):
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        self.moves_text = bool(getattr(module, "moves_text", False))
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         prefix: Tensor = self.module.forward(value, beside)
@@ -193,7 +194,8 @@ def _attend_with(
         attention_mask = (seen <= torch.arange(query.shape[2], device=key.device)[:, None])[None, None]
     options["is_causal"] = False
     if options.get("position_bias") is not None:
-        options["position_bias"] = _bias(site, module, options["position_bias"], count)
+        moved = count if _moves_text(operation) else 0
+        options["position_bias"] = _bias(site, module, options["position_bias"], count, moved)
     mask = _extended(attention_mask, there[..., 0], query, length)
     if chosen == "eager" and mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
@@ -213,8 +215,17 @@ def _extended(mask: Tensor | None, there: Tensor, query: Tensor, length: int) ->
     return torch.cat((front, mask[..., :length].expand(rows, -1, targets, -1)), -1)
 
 
-def _bias(site: AttentionSite, module: nn.Module, bias: Tensor, count: int) -> Tensor:
-    """Relative position bias [1, h, T, P + K]: slots count from the first prefix token, as in `adapters`."""
+def _moves_text(operation: Operation) -> bool:
+    """Whether the text stands behind the prefix (`PrefixTuningConfig.positions`)."""
+    parts = [part for part in getattr(operation, "parts", ()) if part is not None]
+    if parts:
+        return all(map(_moves_text, parts))
+    return bool(getattr(operation, "moves_text", False))
+
+
+def _bias(site: AttentionSite, module: nn.Module, bias: Tensor, count: int, moved: int) -> Tensor:
+    """Relative position bias [1, h, T, P + K]: slots count from the first prefix token, as in `adapters`; the queries are
+    `moved` up where the text stands behind the prefix."""
     first = next(
         s.module for s in attention_sites(site.pool) if s.kind == site.kind and s.place.tower == site.place.tower
     )
@@ -222,7 +233,7 @@ def _bias(site: AttentionSite, module: nn.Module, bias: Tensor, count: int) -> T
         return torch.nn.functional.pad(bias, (count, 0))
     targets, length = bias.shape[2], bias.shape[3]
     return first.compute_bias(  # type: ignore[operator]
-        targets, length + count, device=bias.device, past_seen_tokens=length - targets
+        targets, length + count, device=bias.device, past_seen_tokens=length - targets + moved
     )
 
 

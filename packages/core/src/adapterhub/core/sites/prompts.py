@@ -1,7 +1,8 @@
 """The site of prompts: trained embeddings in front of the embedded text (prompt tuning).
 
-Models with an embeddings module of their own (BERT and its kin) get the prompt behind it, so prompts have no position; all
-others get it among their `inputs_embeds` and number the positions through. Mask, positions and labels are lengthened to fit.
+Models with an embeddings module of their own (BERT and its kin) get the prompt behind it, so prompts have no position, or
+among its words (`prefix_words`, as PEFT does); all others get it among their `inputs_embeds`. There the positions are numbered
+through. Mask, positions, segments and labels are lengthened to fit.
 Calls that go on from a cache only have their mask and positions moved: the prompt is in the cache.
 """
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from adapterhub.core.carried import Carrier
 from adapterhub.core.operations import AtEmbedding, Operation
 from adapterhub.core.sites import HookedSite
 from adapterhub.spec.errors import InvalidConfigError
@@ -35,6 +37,8 @@ class PromptSite(HookedSite):
         #: what is called with the text: generation calls the towers of two-tower models one by one
         self.caller = pool.base_model
         self.reader: nn.Module | None = None
+        #: how many tokens the model with the head put in front of the ids
+        self.room = Carrier()
         if getattr(pool.base_model.config, "is_encoder_decoder", False):
             self.caller, self.reader = (
                 pool.base_model.get_submodule("encoder"),
@@ -53,6 +57,8 @@ class PromptSite(HookedSite):
             yield self.module.register_forward_hook(partial(_put_behind, self))
         if self.pool.model is not self.pool.base_model:
             yield self.pool.model.register_forward_pre_hook(partial(_lengthen_labels, self), with_kwargs=True)
+            if self.module is None and hasattr(self.pool.model, "score"):
+                yield self.pool.model.register_forward_pre_hook(partial(_lengthen_ids, self), with_kwargs=True)
 
 
 def _cached(kwargs: dict[str, Any]) -> bool:
@@ -74,6 +80,8 @@ def _make_room(
         return None
     kwargs = dict(kwargs)
     ids = args[0] if args else kwargs.get("input_ids")
+    if (room := site.room.take()) and ids is not None:
+        ids = ids[:, room:]
     embedded = kwargs.get("inputs_embeds")
     if embedded is None and ids is None:
         return None
@@ -91,6 +99,9 @@ def _make_room(
             front = torch.arange(count, device=positions.device).expand(*positions.shape[:-1], count)
             positions = torch.cat((front, positions), -1)
         kwargs["position_ids"] = positions
+    segments = kwargs.get("token_type_ids")
+    if first and isinstance(segments, Tensor) and site.module is None:
+        kwargs["token_type_ids"] = F.pad(segments, (count, 0))
     if len(args) > 1:
         args = (args[0], mask, *args[2:])
     else:
@@ -151,8 +162,26 @@ def _lengthen_labels(
     return args, {**kwargs, "labels": F.pad(labels, (count, 0), value=-100)}
 
 
-def prompt_site(pool: Pool) -> PromptSite:
+def _lengthen_ids(
+    site: PromptSite, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Classifiers of decoders read the last token, which they find among the ids: these get as many in front as are added."""
+    operation, ids = site.operation(), kwargs.get("input_ids", args[0] if args else None)
+    if operation is None or not isinstance(ids, Tensor) or _cached(kwargs):
+        return None
+    weight = next(site.pool.base_model.parameters())
+    count = _added(operation, weight.new_zeros(ids.shape[0], 1, site.width))
+    site.room.put(count)
+    ids = F.pad(ids, (count, 0))
+    return ((ids, *args[1:]), kwargs) if args else (args, {**kwargs, "input_ids": ids})
+
+
+def prompt_site(pool: Pool, among_words: bool) -> PromptSite:
     """The site of `Pool.prompt_site`, made on first use.
+
+    Args:
+        pool: of the model.
+        among_words: before an embeddings module of the model, not behind it.
 
     Raises:
         InvalidConfigError: a model without text embeddings.
@@ -160,9 +189,10 @@ def prompt_site(pool: Pool) -> PromptSite:
     place = pool.layout.embedding
     if place is None:
         raise InvalidConfigError(f"Prompt tuning needs text embeddings; the family {pool.layout.family} names none.")
-    key = f"{place.key.rpartition('.')[0]}.prompt"
+    key = f"{place.key.rpartition('.')[0]}.{'word_prompt' if among_words else 'prompt'}"
     if key not in pool.by_key:
-        module = pool.base_model.get_submodule(place.path) if place.path.endswith("embeddings") else None
+        behind = place.path.endswith("embeddings") and not among_words
+        module = pool.base_model.get_submodule(place.path) if behind else None
         words = pool.base_model.get_input_embeddings()  # type: ignore[operator]
         width = place.width if module is not None else words.weight.shape[1]
         pool.grow(lambda first: [PromptSite(pool, first, key, module, width)])

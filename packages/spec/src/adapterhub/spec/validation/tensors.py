@@ -53,7 +53,7 @@ _KEYS: dict[str, re.Pattern[str]] = {
     "lora": re.compile(rf"(?P<site>{_AT_LINEAR})\.(?:a|b|bias|magnitude{_GATED})"),
     "ia3": re.compile(rf"(?P<site>{_AT_LINEAR})\.(?:scale{_GATED})"),
     "prefix": re.compile(rf"shared\.{_WORD}\.(?:tokens|values|{_NETWORK})|{_LAYER}\.{_WORD}\.gate\.{_LINEAR}"),
-    "prompt": re.compile(rf"{_WORD}\.prompt\.tokens"),
+    "prompt": re.compile(rf"{_WORD}\.(?:word_)?prompt\.tokens"),
     "reft": re.compile(rf"(?P<site>{_LAYER}\.layer)\.(?:prefix|suffix)\.(?:source\.{_LINEAR}|projection)"),
 }
 
@@ -184,7 +184,7 @@ _CHECKS: dict[type[AdapterConfig], _Check] = {
         rf"shared\.{_WORD}\.(?:tokens|values)", lambda c: int(getattr(c, "prefix_length", 0)), "prefix_length"
     ),
     PromptTuningConfig: _rows(
-        rf"{_WORD}\.prompt\.tokens", lambda c: int(getattr(c, "prompt_length", 0)), "prompt_length"
+        rf"{_WORD}\.(?:word_)?prompt\.tokens", lambda c: int(getattr(c, "prompt_length", 0)), "prompt_length"
     ),
     ReftConfig: _rows(rf"{_LAYER}\.layer\.(?:prefix|suffix)\.projection", lambda c: int(getattr(c, "r", 0)), "rank"),
 }
