@@ -194,3 +194,23 @@ def test_a_local_copy_is_the_users_own(endpoint: str, tmp_path: Path) -> None:
         if path.is_file()
     }
     assert digests == {path.name for path in (tmp_path / "cache" / "blobs").rglob("*") if path.is_file()}
+
+
+def test_type_checkers_know_every_name() -> None:
+    """Names are loaded when used, so what type checkers see is written down a second time."""
+    import ast
+
+    import adapterhub.client as package
+
+    assert package.__file__ is not None
+    tree = ast.parse(Path(package.__file__).read_text())
+    declared = {
+        alias.asname
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for line in block.body
+        if isinstance(line, ast.ImportFrom)
+        for alias in line.names
+    }
+    assert declared == set(package.__all__) - {"__version__"}
+    assert all(getattr(package, name).__name__ == name for name in declared)

@@ -1,7 +1,5 @@
 """Find, resolve, download, verify and publish adapters. Names are loaded on first use: the import itself costs nothing."""
 
-# ruff: noqa: F401 - names under TYPE_CHECKING are exported
-
 from __future__ import annotations
 
 import importlib
@@ -63,20 +61,39 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
 
 
-if TYPE_CHECKING:
-    from adapterhub.client.asynchronous import AsyncHubClient
-    from adapterhub.client.cache import Cache
-    from adapterhub.client.client import HubClient
+if TYPE_CHECKING:  # "as" says to type checkers that the name is meant for users
+    from adapterhub.client.asynchronous import AsyncHubClient as AsyncHubClient
+    from adapterhub.client.cache import Cache as Cache
+    from adapterhub.client.client import HubClient as HubClient
     from adapterhub.client.functions import (
-        download,
-        get_adapter_info,
-        list_adapters,
-        lock,
-        publish,
-        resolve,
-        sync,
+        download as download,
+        get_adapter_info as get_adapter_info,
+        list_adapters as list_adapters,
+        lock as lock,
+        publish as publish,
+        resolve as resolve,
+        sync as sync,
     )
-    from adapterhub.client.info import AdapterInfo
-    from adapterhub.client.lockfile import Locked, Lockfile
-    from adapterhub.client.publishing import PublishResult
-    from adapterhub.client.settings import Hub, Settings, load_settings
+    from adapterhub.client.info import AdapterInfo as AdapterInfo
+    from adapterhub.client.lockfile import Locked as Locked, Lockfile as Lockfile
+    from adapterhub.client.publishing import PublishResult as PublishResult
+    from adapterhub.client.settings import Hub as Hub, Settings as Settings, load_settings as load_settings
+    from adapterhub.spec.errors import (
+        AdapterHubError as AdapterHubError,
+        AdapterNotFoundError as AdapterNotFoundError,
+        AmbiguousAdapterError as AmbiguousAdapterError,
+        AuthenticationError as AuthenticationError,
+        HubConnectionError as HubConnectionError,
+        IntegrityError as IntegrityError,
+        InvalidReferenceError as InvalidReferenceError,
+        ModelMismatchError as ModelMismatchError,
+        OfflineError as OfflineError,
+        PolicyError as PolicyError,
+        PublishError as PublishError,
+        QuotaExceededError as QuotaExceededError,
+        StorageError as StorageError,
+        ValidationFailedError as ValidationFailedError,
+        VersionExistsError as VersionExistsError,
+        VersionNotFoundError as VersionNotFoundError,
+    )
+    from adapterhub.spec.resolution import Resolution as Resolution
