@@ -181,3 +181,17 @@ def test_new_parameters_follow_the_seed_and_leave_it_alone() -> None:
     torch.manual_seed(8)
     other = made()
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_detaching_inside_a_setup_leaves_nothing_either() -> None:
+    model = with_adapters(tiny(), a="pfeiffer", p="prefix", l="lora")
+    stock = tiny()
+    with ah.AdapterSetup(ah.Stack("a", "p", "l")):
+        run(model)
+        ah.detach(model)
+        assert torch.equal(run(model), run(stock))
+    for (name, module), (_, other) in zip(model.named_modules(), stock.named_modules(), strict=True):
+        assert set(module.__dict__) == set(other.__dict__), name
+        assert not module._forward_hooks and not module._forward_pre_hooks, name
+    assert model.config.to_dict() == stock.config.to_dict()
+    assert model.config._attn_implementation == stock.config._attn_implementation

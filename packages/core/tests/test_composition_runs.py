@@ -242,3 +242,19 @@ def test_mixed_rows_train_like_single_ones(model: Any) -> None:
         wanted[0].mul_(2)
         assert not close(run(model, ids(), adapter_names=names), before), "the bank notices new weights"
         wanted[0].div_(2)
+
+
+def test_a_composition_in_every_row() -> None:
+    model = with_adapters(tiny("BertModel"), a="pfeiffer+inv", b="houlsby", c="bapna", l="lora")
+    model.add_adapter_fusion(["a", "b"])
+    shake(model)
+    setups = [ah.Stack("a", "b"), None, ah.Fuse("a", "b"), "c", ["l", "a"], ah.Average("a", "c")]
+    assert close(run(model, ids(6), adapter_names=setups), each(model, setups))
+    split = ah.BatchSplit(ah.Fuse("a", "b"), "l", batch_sizes=[1, 1])  # LoRA acts where fusions do not
+    assert close(run(model, ids(2), split), each(model, [ah.Fuse("a", "b"), "l"]))
+    with pytest.raises(InvalidConfigError, match="Parallel repeats the batch"):
+        model(**ids(2), adapter_names=[ah.Parallel("a", "b"), None])
+    with pytest.raises(InvalidConfigError, match="one name, composition or None for each row"):
+        model(**ids(1), adapter_names="a")
+    with pytest.raises(InvalidConfigError, match="'l' has no bottleneck"):
+        model.add_adapter_fusion(["a", "l"])

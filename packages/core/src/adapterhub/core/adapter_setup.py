@@ -19,7 +19,7 @@ class AdapterSetup:
 
     Args:
         setup: a name, a composition, a list (a Stack), or None for the bare model.
-        adapter_names: in place of a setup, one adapter for each row of the batch, None for the bare model.
+        adapter_names: in place of a setup, one adapter or composition for each row of the batch, None for the bare model.
         skip_layers: indices of layers whose adapters do not run (AdapterDrop, Rücklé et al., 2021).
 
     Raises:
@@ -27,7 +27,11 @@ class AdapterSetup:
     """
 
     def __init__(
-        self, setup: Any = None, *, adapter_names: Sequence[str | None] | None = None, skip_layers: Iterable[int] = ()
+        self,
+        setup: Any = None,
+        *,
+        adapter_names: Sequence[str | Composition | None] | None = None,
+        skip_layers: Iterable[int] = (),
     ) -> None:
         self.setup: Composition | Rows | None = (
             parse_composition(setup) if adapter_names is None else Rows(adapter_names)

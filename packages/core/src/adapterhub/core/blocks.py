@@ -70,25 +70,28 @@ def leaf(module: nn.Module, site: HookedSite) -> Operation:
 
 
 def _runs(
-    names: Sequence[str | None], counts: Sequence[int] | None, site: HookedSite, *, expand: bool
+    names: Sequence[str | Composition | None], counts: Sequence[int] | None, site: HookedSite, *, expand: bool
 ) -> Operation | None:
-    """Consecutive rows of the batch, each run through one adapter; `counts=None` for equal parts."""
-    modules: list[Any] = [None if name is None else site.find(name) for name in names]
-    if isinstance(site, SublayerSite):
-        return mixed_rows(modules, counts, site.norm, expand=expand, alone=site.alone)
-    if all(module is None for module in modules):
-        return None
-    for together in (mixed_linears, mixed_prefixes):
-        operation = together(modules, counts, expand=expand)
-        if operation is not None:
-            return operation
-    parts = [build(name, site) for name in names]
-    return Chunks(parts, counts, 0, expand=expand)
+    """Consecutive rows of the batch, each run through one adapter or composition; `counts=None` for equal parts."""
+    if not any(isinstance(name, Composition) for name in names):
+        modules: list[Any] = [None if name is None else site.find(str(name)) for name in names]
+        if isinstance(site, SublayerSite):
+            return mixed_rows(modules, counts, site.norm, expand=expand, alone=site.alone)
+        if all(module is None for module in modules):
+            return None
+        for together in (mixed_linears, mixed_prefixes):
+            operation = together(modules, counts, expand=expand)
+            if operation is not None:
+                return operation
+    parts = [build(name, site, expand=expand) for name in names]
+    return None if all(part is None for part in parts) else Chunks(parts, counts, 0, expand=expand)
 
 
 def _fused(block: Fuse, site: HookedSite) -> Operation | None:
     """Attention over several adapters; only sublayers have it."""
     if not isinstance(site, SublayerSite):
+        if not any(site.find(name) for name in block.names()):  # others than the fused ones act here
+            return None
         raise InvalidConfigError(f"Fuse works on bottleneck adapters; {block!r} holds others.")
     layer = site.find(site.pool.fusion_of(block).name, "fusion")
     return None if layer is None else fusing(block, layer, site)
@@ -96,6 +99,8 @@ def _fused(block: Fuse, site: HookedSite) -> Operation | None:
 
 def _first(setup: Any) -> Any:
     """The setup with every composition of adapters in one row cut down to the first of them."""
+    if isinstance(setup, Rows):
+        return Rows([_first(name) for name in setup.names])
     if isinstance(setup, BatchSplit):
         return BatchSplit(*[_first(child) for child in setup.children], batch_sizes=setup.batch_sizes)
     if isinstance(setup, Parallel):

@@ -379,8 +379,10 @@ class AdapterModelMixin(HeadMethods):
 
     # ---- running ------------------------------------------------------------------------------------------------------
 
-    def __call__(self, *args: Any, adapter_names: Sequence[str | None] | None = None, **kwargs: Any) -> Any:
-        """The model's forward. `adapter_names`: one adapter for each row of the batch, None for the bare model."""
+    def __call__(
+        self, *args: Any, adapter_names: Sequence[str | Composition | None] | None = None, **kwargs: Any
+    ) -> Any:
+        """The model's forward. `adapter_names`: one adapter or composition for each row of the batch, None for the bare model."""
         pool = self._adapterhub_pool
         if (
             pool.hooked == "" and adapter_names is None and current_override() is None
@@ -412,8 +414,10 @@ class AdapterModelMixin(HeadMethods):
             return regularised(self, output)  # type: ignore[arg-type]
         return output
 
-    def generate(self, *args: Any, adapter_names: Sequence[str | None] | None = None, **kwargs: Any) -> Any:
-        """The model's `generate`. `adapter_names`: one adapter for each row, None for the bare model."""
+    def generate(
+        self, *args: Any, adapter_names: Sequence[str | Composition | None] | None = None, **kwargs: Any
+    ) -> Any:
+        """The model's `generate`. `adapter_names`: one adapter or composition for each row, None for the bare model."""
         pool = self._adapterhub_pool
         plan = self._plan
         setup = Rows(adapter_names) if adapter_names is not None else plan.setup
@@ -429,6 +433,11 @@ class AdapterModelMixin(HeadMethods):
         finally:
             swap_override(previous)
             override.release(linger=adapter_names is not None)
+
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers chooses the attention function; prefixes in force stay in front of the one that is chosen."""
+        with self._pool.unhooked():
+            return super().set_attn_implementation(*args, **kwargs)  # type: ignore[misc]
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **options: Any

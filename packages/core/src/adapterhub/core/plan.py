@@ -82,15 +82,14 @@ def names_in(setup: Composition | Rows | None) -> list[str]:
     if setup is None:
         return []
     if isinstance(setup, Rows):
-        return list(dict.fromkeys(name for name in setup.names if name is not None))
+        return setup.adapters()
     return setup.names()
 
 
 def fusions_in(setup: Composition | Rows | None) -> list[Fuse]:
     """Every fusion of a setup."""
-    if not isinstance(setup, Composition):
-        return []
-    return [block for block in setup.walk() if isinstance(block, Fuse)]
+    blocks = setup.blocks() if isinstance(setup, Rows) else [] if setup is None else [setup]
+    return [block for outer in blocks for block in outer.walk() if isinstance(block, Fuse)]
 
 
 def _copies(setup: Any) -> int:

@@ -29,7 +29,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ from torch import Tensor, nn
 
 from adapterhub.core.layout import Layout
 from adapterhub.core.methods import place
+from adapterhub.core.methods.bottleneck import Bottleneck
 from adapterhub.core.methods.parameters import Fresh, Given, Shapes, Source
 from adapterhub.core.plan import Plan, compile_plan, fusions_in, names_in
 from adapterhub.core.rows import Rows
@@ -377,8 +379,12 @@ class Pool:
         placed = self._build(
             fusion, lambda source: list(place_fusion(names, config, self, source)), config, tensors, strict, dtype
         )
-        if not placed:
-            raise InvalidConfigError(f"None of {', '.join(names)} has a bottleneck anywhere: there is nothing to fuse.")
+        for adapter in names:
+            if not any(isinstance(module, Bottleneck) for module in self.adapters[adapter].modules.values()):
+                raise InvalidConfigError(
+                    f"{adapter!r} has no bottleneck anywhere, and fusion attends over bottlenecks.",
+                    hint="Leave it out, or combine it by Stack or Average.",
+                )
         with _lock:
             replaced = self.fusions.get(name)
             if replaced is not None:
@@ -499,6 +505,19 @@ class Pool:
                 changed |= site.uninstall(operation)
             if changed:
                 self._hooks_changed()
+
+    @contextmanager
+    def unhooked(self) -> Iterator[None]:
+        """No hook of the active setup meanwhile."""
+        plan, lingering = self.plan, self.lingering
+        if lingering is not None:
+            self.lingering = None
+            self.release(lingering)
+        self.release(plan)
+        try:
+            yield
+        finally:
+            self.hold(plan)
 
     def _hooks_changed(self) -> None:
         """Let compiled code notice. torch.compile traces hooks but does not guard on them, so the model's call reads

@@ -32,7 +32,8 @@ def segments_of(pool: Pool, heads: NamedHeads, rows: int) -> Segments | None:
         each = max(1, rows // len(setup.names))
         found: Segments = []
         for name in setup.names:
-            head = name if name in heads else None
+            answers = head_names(name, heads.names(), each)
+            head = answers[0][0] if answers else None
             if found and found[-1][0] == head:
                 found[-1] = (head, found[-1][1] + each)
             else:

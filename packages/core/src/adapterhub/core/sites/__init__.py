@@ -232,6 +232,8 @@ class SublayerSite(HookedSite):
     def uninstall(self, operation: Operation) -> bool:
         before = len(self.hooked)
         for kind in self._kinds(operation):
+            if kind not in self.wanted:  # the model was detached meanwhile
+                continue
             self.wanted[kind] -= 1
             if not self.wanted[kind]:
                 for handle in self.hooked.pop(kind):

@@ -57,6 +57,10 @@ class AttentionSite(HookedSite):
         yield module.register_forward_pre_hook(partial(_keep_input, self), with_kwargs=True)
         yield _Method(self) if type(module).__name__ in _METHODS else _Chosen(self.config)
 
+    def remove(self) -> None:
+        super().remove()
+        self.module.__dict__.pop(_SITE, None)
+
 
 class AtAttention(Operation):
     """One prefix at one attention: it is put in front of the prefixes before it."""
@@ -190,7 +194,8 @@ def _attend_with(
     causal = options.pop("is_causal", None)
     causal = getattr(module, "is_causal", False) if causal is None else causal
     if attention_mask is None and causal and query.shape[2] > 1:
-        seen = torch.arange(length, device=key.device)[None, :] - (length - query.shape[2])
+        # no mask means that the first query sees the first key: what a static cache has room for comes after
+        seen = torch.arange(length, device=key.device)[None, :]
         attention_mask = (seen <= torch.arange(query.shape[2], device=key.device)[:, None])[None, None]
     options["is_causal"] = False
     if options.get("position_bias") is not None:
