@@ -23,6 +23,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.models.t5 import modeling_t5
 
 import adapterhub.core as ah
 from adapterhub.spec import InvalidConfigError, preset_names
@@ -96,6 +97,16 @@ def model(request: pytest.FixtureRequest) -> Any:
     return ah.init(made)
 
 
+def _refused(model: Any, preset: str) -> bool:
+    """Where the T5 of this release of transformers goes past the attention interface, prefix tuning on it is refused."""
+    prefixes = preset.startswith(("prefix", "mam", "unipelt"))
+    if model.config.model_type != "t5" or not prefixes or hasattr(modeling_t5, "ALL_ATTENTION_FUNCTIONS"):
+        return False
+    with pytest.raises(InvalidConfigError, match="attention interface"):
+        model.add_adapter("a", config=preset)
+    return True
+
+
 def _inputs() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(3, 60, (3, 7), generator=generator)
@@ -128,6 +139,8 @@ def test_train_save_load_copy_delete(model: Any, preset: str, tmp_path: Path) ->
     with torch.no_grad():
         bare = _run(model)
     keys = list(model.state_dict())
+    if _refused(model, preset):
+        return
     model.add_adapter("a", config=preset)
     _train_a_step(model, "a")
     with torch.no_grad():
@@ -153,6 +166,8 @@ def test_train_save_load_copy_delete(model: Any, preset: str, tmp_path: Path) ->
 def test_generation_with_a_cache_is_generation_without(name: str, preset: str) -> None:
     torch.manual_seed(0)
     model = ah.init(MODELS[name]().eval())
+    if _refused(model, preset):
+        return
     model.add_adapter("a", config=preset)
     with torch.no_grad():
         for key, parameter in model.named_parameters():

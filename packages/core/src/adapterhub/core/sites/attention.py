@@ -291,7 +291,8 @@ def attention_sites(pool: Pool) -> list[AttentionSite]:
         source = sys.modules[type(modules[path]).__module__]
         if not hasattr(source, "ALL_ATTENTION_FUNCTIONS") and type(modules[path]).__name__ not in _METHODS:
             raise InvalidConfigError(
-                f"Prefix tuning needs transformers' attention interface, which {type(modules[path]).__name__} does not use."
+                f"Prefix tuning needs transformers' attention interface, which {type(modules[path]).__name__} does not use.",
+                hint="Later releases of transformers move more models to it (T5 in 5.15); other methods work here.",
             )
     missing = [(layer, kind, path) for layer, kind, path in places if f"{layer.key}.{kind}_prefix" not in pool.by_key]
     pool.grow(
