@@ -105,7 +105,8 @@ def test_the_settings_in_the_compose_file_are_settings() -> None:
         environment = {key: value.replace(f"${{{name}:?}}", "x") for key, value in environment.items()}
     known = set(Settings().to_environment()) | {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     assert set(environment) <= known
-    read = Settings.read(environment)
+    expanded = {name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", str(value)) for name, value in environment.items()}
+    read = Settings.read(expanded)
     assert read.trust_proxy and read.rate_per_minute == 3000
     assert read.database == "postgresql+psycopg://hub:x@database/hub" and read.blobs == "s3://adapterhub"
 
