@@ -311,6 +311,50 @@ def test_a_prefix_where_attention_is_a_method_of_its_own(kind: str) -> None:
     torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).last_hidden_state, got, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"), [("deberta", {"talking_head": True}), ("deberta", {}), ("deberta-v2", {})]
+)
+@torch.no_grad()
+def test_a_prefix_where_scores_of_positions_are_added_to_those_of_contents(kind: str, options: dict[str, Any]) -> None:
+    """DeBERTa: without its prefix the attention is transformers' own; a prefix is scored by its content, q · k / √(3 n)."""
+    model: Any = shrunken(kind, relative_attention=True, pos_att_type=["c2p", "p2c"], **options)
+    attention = model.encoder.layer[0].attention.self
+    ids = torch.arange(3, 13).view(2, 5)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    plain = model(input_ids=ids, attention_mask=mask, output_attentions=True)
+    ah.init(model)
+    model.add_adapter("a", config="prefix_flat[prefix_length=3]")
+    values = model.get_adapter("a")["shared.encoder_attention.values"]
+    values.copy_(torch.randn(values.shape, generator=torch.Generator().manual_seed(1)))
+    first, second = (
+        model(input_ids=ids, attention_mask=mask, adapter_names=names) for names in (["a", None], [None, "a"])
+    )
+    model.active_adapters = "a"
+    both = model(input_ids=ids, attention_mask=mask, output_attentions=True, output_hidden_states=True)
+    for row, (with_prefix, without) in enumerate([(first, second), (second, first)]):
+        present = mask[row].bool()
+        torch.testing.assert_close(without[0][row, present], plain[0][row, present], rtol=0, atol=1e-5)
+        torch.testing.assert_close(with_prefix[0][row], both[0][row], rtol=0, atol=1e-5)
+    if not options:
+        shares = both.attentions[0]
+        torch.testing.assert_close(
+            shares[0, ..., 3:] / shares[0, ..., 3:].sum(-1, keepdim=True), plain.attentions[0][0], rtol=0, atol=1e-5
+        )
+        heads, size = attention.num_attention_heads, attention.attention_head_size
+        text = both.hidden_states[0]
+        query = (attention.in_proj if kind == "deberta" else attention.query_proj)(text)
+        query = query.unflatten(-1, (heads, -1)).transpose(1, 2)[..., :size]
+        if kind == "deberta":
+            query = query + attention.q_bias.view(heads, 1, size)
+        keys = values[:, : heads * size].view(3, heads, size).transpose(0, 1)
+        scores = query @ keys.transpose(-1, -2) / (3 * size) ** 0.5
+        torch.testing.assert_close(shares[..., :3].log().diff(dim=-1)[0], scores.diff(dim=-1)[0], rtol=0, atol=1e-4)
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    assert torch.equal(copied(input_ids=ids, attention_mask=mask)[0], both[0])
+    ah.detach(model)
+    assert torch.equal(model(input_ids=ids, attention_mask=mask)[0], plain[0])
+
+
 @torch.no_grad()
 def test_a_prompt_on_deberta_is_no_part_of_the_mask_of_the_text() -> None:
     """Its embeddings multiply the text by the mask; rows without padding come out as they do alone."""

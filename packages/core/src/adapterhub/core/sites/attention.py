@@ -2,7 +2,8 @@
 
 transformers lets a model choose its attention function by name. While a prefix is in use, the model's choice is replaced by
 one that puts the prefix in front, lets every query see it, and calls the function chosen before. It acts after the cache
-was updated, so caches hold no prefix, and after rotary embeddings, so prefixes have no position.
+was updated, so caches hold no prefix, and after rotary embeddings, so prefixes have no position. In attention modules that
+choose no function, a method is replaced that does the same.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from adapterhub.core.carried import Carrier
 from adapterhub.core.operations import Operation
 from adapterhub.core.sites import HookedSite
+from adapterhub.core.sites.disentangled import attend_disentangled
 from adapterhub.spec.errors import InvalidConfigError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -76,27 +78,32 @@ class AtAttention(Operation):
         return torch.cat((prefix, value), 1) if value.shape[1] else prefix
 
 
-#: Attention classes that do not choose a function by name but call a method of their own, `_attn(query, key, value, mask)`.
-_METHODS = frozenset({"CodeGenAttention", "GPTJAttention"})
+#: Attention classes that do not choose a function by name: the method of theirs in place of which ours is called.
+_METHODS = {"CodeGenAttention": "_attn", "GPTJAttention": "_attn", "DisentangledSelfAttention": "forward"}
 
 
 class _Method(RemovableHandle):
-    """The method of one attention module in place of which ours is called; taken away on `remove`."""
+    """The method of one attention module in place of which ours is called; on `remove` it is as it was."""
 
     def __init__(self, site: AttentionSite) -> None:
         self.module: nn.Module | None = site.module
-        site.module.__dict__["_attn"] = partial(_attend_by_method, site)
+        self.name = _METHODS[type(site.module).__name__]
+        self.before: Any = site.module.__dict__.get(self.name)  # set where another library wraps the module
+        ours = _attend_by_method if self.name == "_attn" else _attend_as_whole
+        site.module.__dict__[self.name] = partial(ours, site)
 
     def remove(self) -> None:
         if self.module is not None:
-            self.module.__dict__.pop("_attn", None)
+            self.module.__dict__.pop(self.name, None)
+            if self.before is not None:
+                self.module.__dict__[self.name] = self.before
         self.module = None
 
     def __getstate__(self) -> Any:
-        return self.module
+        return self.module, self.name, self.before
 
     def __setstate__(self, state: Any) -> None:
-        self.module = state
+        self.module, self.name, self.before = state
 
 
 def _attend_by_method(
@@ -106,6 +113,18 @@ def _attend_by_method(
         return type(module)._attn(module, query, key, value, mask)
 
     return _attend_with(attend, "eager", site.module, query, key, value, attention_mask, is_causal=True)
+
+
+def _attend_as_whole(
+    site: AttentionSite, hidden: Tensor, attention_mask: Tensor, output_attentions: bool = False, **options: Any
+) -> Any:
+    operation = site.operation()
+    if operation is None:
+        return type(site.module).forward(site.module, hidden, attention_mask, output_attentions, **options)
+    keys, values, there = _front(site, operation, hidden, site.heads, site.size)
+    mask = _extended(attention_mask.bool(), there, hidden.shape[1], hidden.shape[1])
+    output, shares = attend_disentangled(site.module, keys, values, hidden, mask, **options)
+    return output, shares if output_attentions else None
 
 
 class _Chosen(RemovableHandle):
@@ -184,13 +203,10 @@ def _attend_with(
     operation = None if site is None else site.operation()
     if site is None or operation is None:
         return attend(module, query, key, value, attention_mask, **options)
-    rows, heads, length, size = key.shape
-    nothing = key.new_empty(rows, 0, 2 * heads * size + 1)
-    prefix = operation(nothing, site.input.take())
-    keys, values, there = prefix.split((heads * size, heads * size, 1), -1)
-    count = prefix.shape[1]
-    key = torch.cat((keys.view(rows, count, heads, size).transpose(1, 2), key), 2)
-    value = torch.cat((values.view(rows, count, heads, size).transpose(1, 2), value), 2)
+    heads, length, size = key.shape[1:]
+    keys, values, there = _front(site, operation, key, heads, size)
+    count = keys.shape[2]
+    key, value = torch.cat((keys, key), 2), torch.cat((values, value), 2)
     causal = options.pop("is_causal", None)
     causal = getattr(module, "is_causal", False) if causal is None else causal
     if attention_mask is None and causal and query.shape[2] > 1:
@@ -201,16 +217,25 @@ def _attend_with(
     if options.get("position_bias") is not None:
         moved = count if _moves_text(operation) else 0
         options["position_bias"] = _bias(site, module, options["position_bias"], count, moved)
-    mask = _extended(attention_mask, there[..., 0], query, length)
+    mask = _extended(attention_mask, there, query.shape[2], length)
     if chosen == "eager" and mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
     return attend(module, query, key, value, mask, **options)
 
 
-def _extended(mask: Tensor | None, there: Tensor, query: Tensor, length: int) -> Tensor:
+def _front(
+    site: AttentionSite, operation: Operation, like: Tensor, heads: int, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values [B, h', P, n] of the prefix, and which of its tokens are there [B, P]; B and the dtype as in `like`."""
+    prefix = operation(like.new_empty(like.shape[0], 0, 2 * heads * size + 1), site.input.take())
+    keys, values, there = prefix.split((heads * size, heads * size, 1), -1)
+    keys, values = (part.unflatten(-1, (heads, size)).transpose(1, 2) for part in (keys, values))
+    return keys, values, there[..., 0]
+
+
+def _extended(mask: Tensor | None, there: Tensor, targets: int, length: int) -> Tensor:
     """The mask [B, 1, T, P + K]: prefix tokens that are there are seen by all."""
     rows, count = there.shape
-    targets = query.shape[2]
     visible = there != 0
     if mask is None:
         mask = torch.ones(1, 1, 1, length, dtype=torch.bool, device=there.device)
