@@ -142,6 +142,21 @@ def test_facets_count_what_each_choice_leaves(shelf: Hub) -> None:
             assert shelf.http.get("/v1/adapters", params={facet: choice["value"]}).json()["total"] == choice["count"]
 
 
+@pytest.mark.parametrize("asked", [("b", "a", "c"), ("c", "b", "a")])
+def test_choices_that_are_equally_common_stand_in_the_order_of_their_names(hub: Hub, asked: tuple[str, ...]) -> None:
+    fill(hub, [entry(name=f"on-{model}", model=f"model-{model}") for model in asked])
+    fill(hub, [entry(name="twice", model="model-c")])
+
+    def models() -> list[str]:
+        return [c["value"] for c in hub.http.get("/v1/adapters").json()["facets"]["model"]["choices"]]
+
+    assert models() == ["model-c", "model-a", "model-b"]
+    with hub.storage.database.write() as connection:  # what changes a row may move it within the table
+        for value in asked:
+            connection.execute(update(facet_counts).where(facet_counts.c.value == f"model-{value}").values(adapters=1))
+    assert models() == ["model-a", "model-b", "model-c"]
+
+
 @pytest.mark.parametrize("sort", ["relevance", "downloads", "newest", "name"])
 @pytest.mark.parametrize("params", [{}, {"q": "adapter"}, {"task": "sentiment"}, {"model": "bert-base-uncased"}])
 def test_pages_follow_one_another_without_gaps_or_repeats(

@@ -51,7 +51,9 @@ def explore_kind(
     names = _vocabulary(connection, kind)
     tasks: dict[str, list[Row[Any]]] = {}
     for row in connection.execute(
-        select(explore_pairs).where(explore_pairs.c.kind == kind).order_by(explore_pairs.c.adapters.desc())
+        select(explore_pairs)
+        .where(explore_pairs.c.kind == kind)
+        .order_by(explore_pairs.c.adapters.desc(), explore_pairs.c.task_key, explore_pairs.c.subtask_key)
     ):
         tasks.setdefault(row.task_key, []).append(row)
     views = []

@@ -301,7 +301,7 @@ def hub_counts(connection: Connection) -> HubCounts:
     methods = connection.execute(
         select(facet_counts.c.value, facet_counts.c.adapters)
         .where(facet_counts.c.field == "method")
-        .order_by(facet_counts.c.adapters.desc())
+        .order_by(facet_counts.c.adapters.desc(), facet_counts.c.value)
     ).all()
     return HubCounts(
         adapters=sum(kinds.values()),

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    desc,
     event,
     false,
     select,
@@ -134,7 +135,7 @@ facet_counts = Table(
     Column("field", String(24), primary_key=True),
     Column("value", String(255), primary_key=True),
     Column("adapters", Integer, nullable=False),
-    Index("ix_facet_counts_top", "field", "adapters"),
+    Index("ix_facet_counts_top", "field", desc("adapters"), "value"),
 )
 
 #: names and descriptions of tasks (`subtask_key` empty) and of their data sets or domains

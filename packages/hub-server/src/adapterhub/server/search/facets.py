@@ -52,7 +52,7 @@ _PLACE = {
 _MOST = (
     select(facet_counts.c.value, facet_counts.c.adapters)
     .where(facet_counts.c.field == bindparam("field"))
-    .order_by(facet_counts.c.adapters.desc())
+    .order_by(facet_counts.c.adapters.desc(), facet_counts.c.value)
     .limit(CHOICES + 1)
 )
 

@@ -119,14 +119,14 @@ class Question:
 _LICENSES = (
     select(facet_counts.c.value)
     .where(facet_counts.c.field == "license")
-    .order_by(facet_counts.c.adapters.desc())
+    .order_by(facet_counts.c.adapters.desc(), facet_counts.c.value)
     .limit(1000)
     .subquery()
 )
 _LICENSE = (
     select(_LICENSES.c.value)
     .where(func.lower(_LICENSES.c.value) == func.lower(bindparam("given")))
-    .order_by(case((_LICENSES.c.value == bindparam("given"), 0), else_=1))
+    .order_by(case((_LICENSES.c.value == bindparam("given"), 0), else_=1), _LICENSES.c.value)
     .limit(1)
 )
 
@@ -142,7 +142,7 @@ def _unfinished(connection: Connection, word: str) -> Match:
     rows = connection.execute(inner).all()
     if len(rows) < 2000 and sum(row.adapters for row in rows) <= _FEW:
         return Match((), word)
-    common = [row.value for row in sorted(rows, key=lambda row: -row.adapters)[:_MAX_EXPANSIONS]]
+    common = [row.value for row in sorted(rows, key=lambda row: (-row.adapters, row.value))[:_MAX_EXPANSIONS]]
     return Match(tuple(dict.fromkeys([word, *common])))
 
 

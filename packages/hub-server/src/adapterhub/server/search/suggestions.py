@@ -35,7 +35,7 @@ _KNOWN = select(facet_counts.c.value, facet_counts.c.adapters).where(
 _COMMON_NAMES = (
     select(facet_counts.c.value)
     .where(facet_counts.c.field.in_(("task", "subtask", "family", "using", "namespace", "model")))
-    .order_by(facet_counts.c.adapters.desc())
+    .order_by(facet_counts.c.adapters.desc(), facet_counts.c.value)
     .limit(_NAMES)
 )
 _SERIAL = select(hub.c.number).where(hub.c.key == "serial")
