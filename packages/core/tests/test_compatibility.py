@@ -26,10 +26,12 @@ def _saved(folder: Path, model_type: str, config: str) -> str:
     [
         ("albert", "houlsby[reduction_factor=4]", "exchanges"),
         ("gemma2", "pfeiffer[reduction_factor=4]", "last layer's norm"),
+        ("gpt2", "ia3[alpha=2]", "by alpha"),
     ],
 )
 def test_numbers_that_differ_from_the_peer_are_said(tmp_path: Path, model_type: str, config: str, told: str) -> None:
-    folder = _saved(tmp_path, model_type, config)
+    with pytest.warns(UserWarning, match=told):
+        folder = _saved(tmp_path, model_type, config)
     with pytest.warns(UserWarning, match=told):
         ah.init(shrunken(model_type)).load_adapter(folder)
     assert any(told in note for note in ah.load_report().notes)

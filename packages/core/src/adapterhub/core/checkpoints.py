@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from adapterhub.core.card import card
-from adapterhub.core.compatibility import COMPAT, check_compat, check_reproducible, follow
+from adapterhub.core.compatibility import COMPAT, check_compat, check_reproducible, follow, tell_writing
 from adapterhub.core.formats import adapters_v1_folders, detect, detect_fusion, native
 from adapterhub.core.formats.adapters_v1_places import LegacyPlaces
 from adapterhub.core.formats.checkpoint import (
@@ -99,6 +99,8 @@ def save_adapter(
     if unknown:
         raise InvalidConfigError(f"save_adapter has no argument {', '.join(unknown)}.")
     _check_dora(adapter, pool, format)
+    if format == "adapters":
+        tell_writing(adapter, pool)
     head = heads_of(model).save(name) if with_head else None
     if head is not None:
         head = HeadCheckpoint(head.config, native.tensors_on(head.tensors, dtype), head.name)

@@ -1,9 +1,10 @@
-"""Where numbers of adapters 1.3 come from a defect of that release: what loading such a checkpoint says and does.
+"""Where numbers of adapters 1.3 come from a defect of that release: what loading and writing its checkpoints says and does.
 
 | models, methods | there | here |
 |---|---|---|
 | DoRA | the norm lacks alpha / r, the bias is rescaled too | as published; `compat="adapters-1.3"` as there |
 | ALBERT, bottleneck after attention | h and r are exchanged | not exchanged, and said; `compat="adapters-1.3"` as there |
+| IA3 with alpha on some of q, k, v of one map | the others are multiplied by alpha too | they are not, and said |
 | Gemma 2 and 3, bottleneck | every layer runs the norm of the last one | each layer its own, and said |
 | DeBERTa (v1), ModernBERT | attaching adds a random bias that no checkpoint holds | refused: what it was trained with is lost |
 | X-MOD | attaching removes the model's own language modules | refused: it was trained on another model |
@@ -12,17 +13,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from adapterhub.core.sites import SublayerSite
-from adapterhub.spec.config import AdapterConfig, BottleneckConfig, UnionConfig
+from adapterhub.core.sites.linears import LinearSite
+from adapterhub.spec.config import AdapterConfig, BottleneckConfig, IA3Config, UnionConfig
 from adapterhub.spec.errors import CheckpointError, InvalidConfigError
 
 if TYPE_CHECKING:
     from adapterhub.core.formats.checkpoint import AdapterCheckpoint
     from adapterhub.core.pool import Adapter, Pool
 
-__all__ = ["COMPAT", "check_compat", "check_reproducible", "follow"]
+__all__ = ["COMPAT", "check_compat", "check_reproducible", "follow", "tell_writing"]
 
 #: What `load_adapter(compat=…)` takes.
 COMPAT = "adapters-1.3"
@@ -66,49 +69,72 @@ def follow(checkpoint: AdapterCheckpoint, adapter: Adapter, pool: Pool, compat: 
     """Set what `compat` asks for, and say (as a warning, and in the load report) where numbers differ from the peer's."""
     if checkpoint.format != "adapters":
         return []
-    notes = [*_dora(adapter, compat), *_bottleneck(checkpoint.config, adapter, pool, compat)]
+    if compat == COMPAT:
+        _as_there(adapter, pool)
+    notes = [
+        f"{fact}; compat={COMPAT!r} gives its numbers" if mended else f"{fact}; not done here"
+        for fact, mended in (*_dora(adapter), *_differences(checkpoint.config, adapter, pool))
+    ]
     for note in notes:
         warnings.warn(f"{adapter.name!r}: {note}", stacklevel=4)
     return notes
 
 
-def _dora(adapter: Adapter, compat: str | None) -> list[str]:
-    modules = [module for module in adapter.modules.values() if getattr(module, "magnitude", None) is not None]
-    if compat == COMPAT:
-        for module in modules:
+def tell_writing(adapter: Adapter, pool: Pool) -> None:
+    """Warn where adapters 1.3 will not give the numbers of this adapter, which is about to be written for it. DoRA that it
+    computes otherwise is not written at all."""
+    for fact, _ in _differences(adapter.config, adapter, pool):
+        warnings.warn(f"{adapter.name!r} will give other numbers there: {fact}.", stacklevel=4)
+
+
+def _as_there(adapter: Adapter, pool: Pool) -> None:
+    for module in adapter.modules.values():
+        if getattr(module, "magnitude", None) is not None:
             module.unscaled_norm = True  # type: ignore[assignment]
-        return []
-    if not modules:
-        return []
-    return [f"adapters 1.3 computes DoRA in another way than it was published; compat={COMPAT!r} gives its numbers"]
+    if _model_type(pool) == "albert":
+        _exchange(adapter, pool)
 
 
-def _bottleneck(config: AdapterConfig, adapter: Adapter, pool: Pool, compat: str | None) -> list[str]:
+def _dora(adapter: Adapter) -> Iterator[tuple[str, bool]]:
+    modules = [module for module in adapter.modules.values() if getattr(module, "magnitude", None) is not None]
+    if not all(getattr(module, "unscaled_norm", False) for module in modules):
+        yield "adapters 1.3 computes DoRA in another way than it was published", True
+
+
+def _differences(config: AdapterConfig, adapter: Adapter, pool: Pool) -> Iterator[tuple[str, bool]]:
+    """What adapters 1.3 computes otherwise than this adapter does, and whether `compat` would follow it."""
+    model_type, modules = _model_type(pool), adapter.modules
     members = config.configs if isinstance(config, UnionConfig) else (config,)
-    model_type, notes = _model_type(pool), []
-    for member in members:
-        if not isinstance(member, BottleneckConfig):
-            continue
-        if model_type == "albert" and member.mh_adapter:
-            if compat == COMPAT:
-                _exchange(adapter, pool)
-                continue
-            notes.append(
-                "adapters 1.3 exchanges the sublayer's output and the residual after ALBERT's attention; "
-                f"compat={COMPAT!r} gives its numbers"
-            )
-        if model_type in _LAST_NORM:
-            notes.append(
-                f"adapters 1.3 runs the last layer's norm in every layer of {model_type} models; not done here"
-            )
-    return notes
+    if model_type == "albert" and any(
+        _after_attention(pool, key) and not module.__dict__.get("exchanged") for key, module in modules.items()
+    ):
+        yield "adapters 1.3 exchanges the sublayer's output and the residual after ALBERT's attention", True
+    if model_type in _LAST_NORM and any(isinstance(member, BottleneckConfig) for member in members):
+        yield f"adapters 1.3 runs the last layer's norm in every layer of {model_type} models", False
+    fused = any(isinstance(site := pool.by_key[key], LinearSite) and site.place.part is not None for key in modules)
+    if fused and any(_scales_others(member) for member in members):
+        yield "adapters 1.3 multiplies also those of q, k and v by alpha that have no vector", False
+
+
+def _scales_others(config: AdapterConfig) -> bool:
+    """Whether this is IA3 with an alpha on some of the queries, keys and values."""
+    return (
+        isinstance(config, IA3Config)
+        and config.alpha != 1
+        and not config.use_gating
+        and not {"q", "k", "v"} <= set(config.attn_matrices)
+    )
+
+
+def _after_attention(pool: Pool, key: str) -> bool:
+    site = pool.by_key[key]
+    return isinstance(site, SublayerSite) and site.place.kind == "attention"
 
 
 def _exchange(adapter: Adapter, pool: Pool) -> None:
     """Let the bottlenecks after attention run with h and r exchanged (`operations.Exchanged`)."""
     for key, module in adapter.modules.items():
-        site = pool.by_key[key]
-        if isinstance(site, SublayerSite) and site.place.kind == "attention":
+        if _after_attention(pool, key):
             module.__dict__["exchanged"] = True
 
 
