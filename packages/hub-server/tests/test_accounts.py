@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from adapter_folder import write_folder
 from hub import Hub, digest_of, publish
 from sqlalchemy import select, update
 
+from adapterhub.server.accounts import routes
 from adapterhub.server.accounts.organisations import create_organisation
+from adapterhub.server.accounts.tokens import check_scopes
 from adapterhub.server.storage.tables import now, tokens
 from adapterhub.spec.errors import AdapterHubError
 
@@ -138,6 +142,90 @@ def test_roles_limit_tokens_and_end_with_the_membership(hub: Hub) -> None:
     assert admin.delete(f"{base}/grace").status_code == 204
     assert grace.get("/v1/whoami").status_code == 401
     assert admin.delete(f"{base}/ada").status_code == 403
+
+
+@pytest.fixture
+def company(hub: Hub) -> tuple[Hub, httpx.Client, dict[str, dict[str, Any]]]:
+    """An organisation of three, its own admin token, and the tokens they made: `ada` has `own`, which asked for `job` and,
+    for grace, for `hers`; `job` asked for `deep`, and approved the login `device`; `safe` was made for grace by the organisation."""
+    admin = hub.client(hub.token(hub.organisation("demo"), scopes=("admin",)))
+    base = "/v1/organisations/demo/members"
+    for account, role in (("boss", "owner"), ("ada", "owner"), ("grace", "maintainer")):
+        admin.put(f"{base}/{account}", json={"role": role}).raise_for_status()
+    made = {"own": admin.post(f"{base}/ada/tokens", json={"scopes": ["admin", "publish"]}).json()}
+    own = hub.client(made["own"]["token"])
+    made["job"] = own.post("/v1/tokens", json={"scopes": ["admin", "read"]}).json()
+    made["hers"] = own.post(f"{base}/grace/tokens", json={"scopes": ["publish", "review"]}).json()
+    job = hub.client(made["job"]["token"])
+    made["deep"] = job.post("/v1/tokens", json={"scopes": ["publish", "read"]}).json()
+    codes = hub.http.post("/v1/device/code", data={"client_id": "x", "scope": "publish"}).json()
+    form = {"user_code": codes["user_code"], "token": made["job"]["token"], "answer": "approve"}
+    hub.http.post("/device", data=form).raise_for_status()
+    made["device"] = {"device_code": codes["device_code"]}
+    made["safe"] = admin.post(f"{base}/grace/tokens", json={"scopes": ["publish"]}).json()
+    return hub, admin, made
+
+
+def _redeemed(hub: Hub, made: dict[str, dict[str, Any]]) -> httpx.Response:
+    grant = "urn:ietf:params:oauth:grant-type:device_code"
+    form = {"device_code": made["device"]["device_code"], "grant_type": grant, "client_id": "x"}
+    return hub.http.post("/v1/device/token", data=form)
+
+
+def test_what_a_removed_member_made_ends_with_the_membership(
+    company: tuple[Hub, httpx.Client, dict[str, dict[str, Any]]],
+) -> None:
+    hub, admin, made = company
+    device = _redeemed(hub, made).json()["access_token"]
+    secrets = {name: token["token"] for name, token in made.items() if "token" in token} | {"device": device}
+
+    def alive() -> set[str]:
+        return {n for n, secret in secrets.items() if hub.client(secret).get("/v1/whoami").status_code == 200}
+
+    assert alive() == set(secrets)
+    assert admin.delete("/v1/organisations/demo/members/ada").status_code == 204
+    assert alive() == {"safe"}
+    assert hub.client(secrets["job"]).post("/v1/tokens", json={}).status_code == 401
+    noted = admin.get("/v1/audit").json()["items"][-1]
+    assert (noted["action"], noted["details"]["account"]) == ("member.remove", "ada")
+    assert {made[name]["id"] for name in ("own", "job", "hers", "deep")} < set(noted["details"]["revoked"])
+    assert len(noted["details"]["revoked"]) == 5
+
+
+def test_what_a_member_made_loses_what_a_lower_role_does_not_allow(
+    company: tuple[Hub, httpx.Client, dict[str, dict[str, Any]]],
+) -> None:
+    hub, admin, made = company
+    answer = admin.put("/v1/organisations/demo/members/ada", json={"role": "reader"}).json()
+    assert answer["revoked"] == [made["own"]["id"], made["hers"]["id"]]
+    assert answer["narrowed"] == [made["job"]["id"], made["deep"]["id"]]
+    for name in ("job", "deep"):
+        assert hub.client(made[name]["token"]).get("/v1/whoami").json()["scopes"] == ["read"]
+    assert hub.client(made["job"]["token"]).post("/v1/tokens", json={}).status_code == 403
+    assert hub.client(made["safe"]["token"]).post("/v1/uploads").status_code == 201
+    assert _redeemed(hub, made).json()["error"] == "access_denied"  # approved before, and not fetched yet
+    noted = admin.get("/v1/audit").json()["items"][-1]
+    assert (noted["action"], noted["details"]["narrowed"]) == ("member.set", answer["narrowed"])
+    listed = {row["id"]: row for row in admin.get("/v1/tokens").json()["items"]}
+    assert listed[made["deep"]["id"]]["made_by"] == made["job"]["id"]
+    assert not listed[made["hers"]["id"]]["active"]
+
+
+def test_a_token_that_loses_its_member_meanwhile_makes_none(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    admin = hub.client(hub.token(hub.organisation("demo"), scopes=("admin",)))
+    base = "/v1/organisations/demo/members"
+    for account in ("boss", "ada"):
+        admin.put(f"{base}/{account}", json={"role": "owner"}).raise_for_status()
+    ada = hub.client(admin.post(f"{base}/ada/tokens", json={"scopes": ["admin"]}).json()["token"])
+
+    def removed_first(scopes: Any) -> tuple[str, ...]:
+        monkeypatch.undo()
+        assert admin.delete(f"{base}/ada").status_code == 204
+        return check_scopes(scopes)
+
+    monkeypatch.setattr(routes, "check_scopes", removed_first)
+    assert ada.post("/v1/tokens", json={"scopes": ["publish"]}).status_code == 403
+    assert [row["active"] for row in admin.get("/v1/tokens").json()["items"]] == [False, True]
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "a/b", "../x", "sha256", "admin", "ſst", "x" * 65, "a\n"])

@@ -71,6 +71,19 @@ def test_everything_is_there_after_the_schema_was_brought_up_to_date(
         assert again.status_code == 201
 
 
+def test_tokens_made_before_learn_from_the_audit_log_who_made_them(settings: Settings) -> None:
+    with hub_module.serve(settings) as hub:
+        admin = hub.client(hub.token(hub.organisation("demo"), scopes=("admin",)))
+        made = admin.post("/v1/tokens", json={}).json()["id"]
+    database = open_database(settings)
+    with database.write() as connection:
+        command.downgrade(_config(connection), "0007")
+    bring_up_to_date(database)
+    with database.read() as connection:
+        assert {row.id: row.made_by for row in connection.execute(select(tokens))} == {1: None, made: 1}
+    database.close()
+
+
 def test_replicas_that_start_together_migrate_once(old: tuple[Settings, str, list[bytes]]) -> None:
     settings, _, _ = old
 

@@ -319,7 +319,7 @@ def token_revoke(
     from adapterhub.server.accounts.tokens import revoke_token
     from adapterhub.server.moderation.audit import record
 
-    with _open(data, database_url, blob_store).database.write() as connection:
+    with _open(data, database_url, blob_store).database.change() as connection:
         revoke_token(connection, token_id)
         record(connection, "command line", "token.revoke", f"token {token_id}", private=True)
     _say(f"Token {token_id} is revoked.")

@@ -193,7 +193,7 @@ def redeem(database: Database, device_code: str) -> CreatedToken:
     """
     refused: AuthenticationError | None = None
     made: CreatedToken | None = None
-    with database.write() as connection:
+    with database.change() as connection:
         here = device_codes.c.hash == _hash(device_code)
         row = connection.execute(select(device_codes).where(here)).first()
         if row is None:
@@ -213,9 +213,13 @@ def redeem(database: Database, device_code: str) -> CreatedToken:
 
 def _token(connection: Connection, row: Row[Any]) -> CreatedToken | None:
     """Make what was approved, if it could still be approved now."""
-    if row.approved_by is not None and find_good_token(connection, row.approved_by) is None:
-        return None
     scopes = set(row.scopes.split())
+    if row.approved_by is not None:
+        approver = find_good_token(connection, row.approved_by)
+        if approver is None:
+            return None
+        left = approver.scopes.split()
+        scopes &= set(SCOPES if "admin" in left else left)
     if row.account_id is not None:
         scopes &= set(scopes_of(connection, row.organisation_id, row.account_id))
     if not scopes:

@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from adapterhub.server.accounts.tokens import limit_tokens
 from adapterhub.server.accounts.viewer import SCOPES
 from adapterhub.server.storage.database import inserted_id
-from adapterhub.server.storage.tables import accounts, members, now, tokens
+from adapterhub.server.storage.tables import accounts, members, now
 from adapterhub.spec.errors import AdapterNotFoundError, InvalidConfigError, PolicyError
 from adapterhub.spec.reference import fold
 
@@ -38,7 +39,11 @@ def list_members(connection: Connection, organisation_id: int) -> list[dict[str,
 
 
 def set_member(connection: Connection, organisation_id: int, account: str, role: str) -> dict[str, Any]:
-    """Add a member or change the role of one; tokens lose what the new role does not allow."""
+    """Add a member or change the role of one; their tokens, and those they made, lose what the new role does not allow.
+
+    Returns:
+        The account, its role, and which tokens were `revoked` and `narrowed`.
+    """
     if role not in ROLES:
         raise InvalidConfigError(f"There is no role {role!r}.", hint=f"Roles: {', '.join(ROLES)}.")
     if not _NAME.fullmatch(account):
@@ -50,6 +55,7 @@ def set_member(connection: Connection, organisation_id: int, account: str, role:
     else:
         account_id = int(row.id)
     here = (members.c.organisation_id == organisation_id) & (members.c.account_id == account_id)
+    lost: dict[str, list[int]] = {"revoked": [], "narrowed": []}
     before = connection.execute(select(members.c.role).where(here)).scalar_one_or_none()
     if before is None:
         connection.execute(
@@ -59,26 +65,18 @@ def set_member(connection: Connection, organisation_id: int, account: str, role:
         if before == "owner" and role != "owner":
             _keep_an_owner(connection, organisation_id, account_id)
         connection.execute(update(members).where(here).values(role=role))
-        _narrow(connection, organisation_id, account_id, ROLES[role])
-    return {"account": account, "role": role}
+        lost = limit_tokens(connection, organisation_id, account_id, ROLES[role])
+    return {"account": account, "role": role, **lost}
 
 
-def remove_member(connection: Connection, organisation_id: int, account: str) -> None:
-    """End a membership; the member's tokens for this organisation are revoked."""
+def remove_member(connection: Connection, organisation_id: int, account: str) -> dict[str, list[int]]:
+    """End a membership; the member's tokens for this organisation, and those they made, are revoked: their numbers."""
     account_id, _ = allowed_scopes(connection, organisation_id, account)
     _keep_an_owner(connection, organisation_id, account_id)
     connection.execute(
         delete(members).where(members.c.organisation_id == organisation_id, members.c.account_id == account_id)
     )
-    connection.execute(
-        update(tokens)
-        .where(
-            tokens.c.organisation_id == organisation_id,
-            tokens.c.account_id == account_id,
-            tokens.c.revoked_at.is_(None),
-        )
-        .values(revoked_at=now())
-    )
+    return limit_tokens(connection, organisation_id, account_id, ())
 
 
 def allowed_scopes(connection: Connection, organisation_id: int, account: str) -> tuple[int, tuple[str, ...]]:
@@ -109,14 +107,3 @@ def _keep_an_owner(connection: Connection, organisation_id: int, account_id: int
     )
     if owners == {account_id}:
         raise PolicyError("The last owner stays.", hint="Make somebody else an owner first.")
-
-
-def _narrow(connection: Connection, organisation_id: int, account_id: int, allowed: tuple[str, ...]) -> None:
-    rows = connection.execute(
-        select(tokens.c.id, tokens.c.scopes).where(
-            tokens.c.organisation_id == organisation_id, tokens.c.account_id == account_id
-        )
-    ).all()
-    for row in rows:
-        kept = [scope for scope in row.scopes.split() if scope in allowed]
-        connection.execute(update(tokens).where(tokens.c.id == row.id).values(scopes=" ".join(kept)))

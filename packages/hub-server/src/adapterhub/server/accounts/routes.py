@@ -20,7 +20,14 @@ from adapterhub.server.accounts.organisations import (
     list_organisations,
     update_organisation,
 )
-from adapterhub.server.accounts.tokens import check_scopes, create_token, list_tokens, parse_duration, revoke_token
+from adapterhub.server.accounts.tokens import (
+    check_scopes,
+    create_token,
+    find_good_token,
+    list_tokens,
+    parse_duration,
+    revoke_token,
+)
 from adapterhub.server.accounts.viewer import Viewer, forbidden
 from adapterhub.server.dependencies import Bearer, SettingsOf, StorageOf, ViewerOf
 from adapterhub.server.moderation import webhooks
@@ -206,7 +213,7 @@ def members_list(storage: StorageOf, viewer: ViewerOf, organisation: Organisatio
 def members_set(
     storage: StorageOf, viewer: ViewerOf, organisation: Organisation, account: Organisation, body: Role
 ) -> dict[str, Any]:
-    """Roles: owner, maintainer, reviewer, reader."""
+    """Roles: owner, maintainer, publisher, reviewer, reader. Tokens the member has or made lose what the role does not allow."""
     with storage.database.change() as connection:
         row = _administered(connection, viewer, organisation)
         made = members.set_member(connection, row.id, account, body.role)
@@ -215,7 +222,7 @@ def members_set(
             viewer.name,
             "member.set",
             f"@{row.name}",
-            {"account": account, "role": body.role},
+            made,
             organisation_id=row.id,
             private=True,
         )
@@ -224,16 +231,16 @@ def members_set(
 
 @router.delete("/organisations/{organisation}/members/{account}", status_code=204, summary="Remove a member")
 def members_remove(storage: StorageOf, viewer: ViewerOf, organisation: Organisation, account: Organisation) -> Response:
-    """The member's tokens for the organisation are revoked."""
+    """The tokens for the organisation that the member has or made, for whomever, are revoked."""
     with storage.database.change() as connection:
         row = _administered(connection, viewer, organisation)
-        members.remove_member(connection, row.id, account)
+        ended = members.remove_member(connection, row.id, account)
         record(
             connection,
             viewer.name,
             "member.remove",
             f"@{row.name}",
-            {"account": account},
+            {"account": account, **ended},
             organisation_id=row.id,
             private=True,
         )
@@ -268,10 +275,10 @@ def tokens_list(storage: StorageOf, viewer: ViewerOf) -> dict[str, Any]:
 
 @router.post("/tokens", status_code=201, summary="Make a token")
 def tokens_create(storage: StorageOf, viewer: ViewerOf, body: NewToken) -> dict[str, Any]:
-    """`token` in the answer is shown this once."""
+    """`token` in the answer is shown this once. It loses what the member loses whose token asked for it."""
     viewer.require("admin")
     scopes = check_scopes(body.scopes)
-    with storage.database.write() as connection:
+    with storage.database.change() as connection:
         organisation_id = viewer.organisation_id
         if body.organisation is not None:
             organisation_id = _administered(connection, viewer, body.organisation).id
@@ -285,7 +292,7 @@ def tokens_revoke(storage: StorageOf, viewer: ViewerOf, token_id: Annotated[int,
     """From now on it is worth nothing. A token may revoke itself."""
     if token_id != viewer.token_id:
         viewer.require("admin")
-    with storage.database.write() as connection:
+    with storage.database.change() as connection:
         revoke_token(connection, token_id, viewer.organisation_id)
         record(
             connection,
@@ -423,15 +430,19 @@ def _made(
     scopes: list[str],
     account_id: int | None,
 ) -> dict[str, Any]:
+    own = find_good_token(connection, viewer.token_id or 0)
+    if own is None or "admin" not in own.scopes.split():
+        raise forbidden("This token has just lost the scope 'admin'.")
     made = create_token(
         connection,
         organisation_id=organisation_id,
         scopes=scopes,
-        expires_at=_end_of(connection, viewer, body.expires),
+        expires_at=_end_of(own.expires_at, body.expires),
         name=body.name,
         adapters=fold(body.adapters),
         account_id=account_id,
         origin="api",
+        made_by=viewer.token_id,
     )
     details = {"scopes": list(made.scopes), "expires_at": made.expires_at}
     record(
@@ -446,9 +457,8 @@ def _made(
     return {"id": made.id, "token": made.secret, "scopes": list(made.scopes), "expires_at": made.expires_at}
 
 
-def _end_of(connection: Connection, viewer: Viewer, lifetime: str | None) -> str | None:
-    """When a token ends that this viewer makes: not after the viewer's own, or an end would be none."""
-    own = connection.execute(select(tokens.c.expires_at).where(tokens.c.id == viewer.token_id)).scalar_one()
+def _end_of(own: str | None, lifetime: str | None) -> str | None:
+    """When a token ends that is asked for by one that ends at `own`: not after that, or an end would be none."""
     if lifetime is None:
         return own
     end = time_text(datetime.now(UTC) + parse_duration(lifetime))

@@ -12,14 +12,23 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, insert, or_, select, update
 
 from adapterhub.server.accounts.viewer import SCOPES, Viewer
 from adapterhub.server.storage.database import Database, inserted_id
 from adapterhub.server.storage.tables import accounts, now as present, organisations, time_text, tokens
 from adapterhub.spec.errors import AdapterNotFoundError, AuthenticationError, InvalidConfigError
 
-__all__ = ["PREFIX", "create_token", "find_good_token", "list_tokens", "parse_duration", "revoke_token", "viewer_of"]
+__all__ = [
+    "PREFIX",
+    "create_token",
+    "find_good_token",
+    "limit_tokens",
+    "list_tokens",
+    "parse_duration",
+    "revoke_token",
+    "viewer_of",
+]
 
 #: what secret scanners look for: this and 40 letters and digits
 PREFIX = "ahub_"
@@ -80,12 +89,14 @@ def create_token(
     origin: str = "cli",
     expires_at: str | None = None,
     approved_by: int | None = None,
+    made_by: int | None = None,
 ) -> CreatedToken:
     """Make a token for an organisation, or for the whole hub (`organisation_id` None).
 
     Args:
         expires, expires_at: when it ends, as a span from now or as the tables write a moment.
         approved_by: the token that approved this one's making; revoking that one revokes this one.
+        made_by: the token that asked for this one: what its member loses, this one loses.
     """
     kept = check_scopes(scopes)
     if not kept:
@@ -106,6 +117,7 @@ def create_token(
             created_at=present(),
             expires_at=expires_at,
             approved_by=approved_by,
+            made_by=made_by,
         )
     )
     return CreatedToken(inserted_id(row), secret, kept, expires_at)
@@ -129,6 +141,7 @@ def list_tokens(connection: Connection, organisation_id: int | None = None) -> l
             "scopes": row.scopes.split(),
             "adapters": row.adapters,
             "origin": row.origin,
+            "made_by": row.made_by or row.approved_by,
             "created_at": row.created_at,
             "expires_at": row.expires_at,
             "revoked_at": row.revoked_at,
@@ -156,6 +169,37 @@ def revoke_token(connection: Connection, token_id: int, organisation_id: int | N
         here = tokens.c.id.in_(ending)
         connection.execute(update(tokens).where(here, tokens.c.revoked_at.is_(None)).values(revoked_at=present()))
         ending = list(connection.execute(select(tokens.c.id).where(tokens.c.approved_by.in_(ending))).scalars())
+
+
+def limit_tokens(
+    connection: Connection, organisation_id: int, account_id: int, allowed: Iterable[str]
+) -> dict[str, list[int]]:
+    """Take from a member's tokens, those they asked for and those they approved, and so on, all scopes that are not `allowed`.
+
+    Whoever asks for a token sees its secret, also where it is for somebody else. One that has no scope left is revoked.
+    To be done in a `change`: a token made meanwhile would be missed.
+
+    Returns:
+        The numbers of the tokens that were `revoked` and `narrowed`.
+    """
+    within = tokens.c.organisation_id == organisation_id
+    found: dict[int, Row[Any]] = {}
+    here: ColumnElement[bool] = tokens.c.account_id == account_id
+    while more := {
+        row.id: row for row in connection.execute(select(tokens).where(within, here)) if row.id not in found
+    }:
+        found |= more
+        here = or_(tokens.c.made_by.in_(more), tokens.c.approved_by.in_(more))
+    done: dict[str, list[int]] = {"revoked": [], "narrowed": []}
+    for row in sorted(found.values(), key=lambda row: row.id):
+        scopes = row.scopes.split()
+        kept = [scope for scope in scopes if scope in set(allowed)]
+        if row.revoked_at is not None or (kept and kept == scopes):
+            continue
+        done["narrowed" if kept else "revoked"].append(row.id)
+        values = {"scopes": " ".join(kept)} if kept else {"revoked_at": present()}
+        connection.execute(update(tokens).where(tokens.c.id == row.id).values(**values))
+    return done
 
 
 def find_good_token(connection: Connection, token_id: int) -> Row[Any] | None:

@@ -146,6 +146,7 @@ tokens = Table(
     Column("revoked_at", String(27)),
     Column("used_at", String(27)),
     Column("approved_by", BigId, index=True),  # the token that approved this one's making; they end together
+    Column("made_by", BigId, index=True),  # the token that asked for this one; it ends with that one's member
 )
 
 trusted_publishers = Table(
