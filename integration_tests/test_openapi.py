@@ -212,6 +212,7 @@ def test_what_was_published_is_found_and_is_what_it_was(anonymous: httpx.Client,
     assert (found["full_id"], found["tier"], found["version"]) == ("sentiment/sst-2@acme", "prefix", "1")
     answer = anonymous.get(f"/v1/manifests/{found['digest']}")
     manifest = check(answer, "/v1/manifests/{digest}", "get")
+    check(anonymous.head(f"/v1/manifests/{found['digest']}"), "/v1/manifests/{digest}", "head")
     assert f"sha256:{hashlib.sha256(answer.content).hexdigest()}" == found["digest"]
     assert manifest == published
     for record in manifest["files"]:
@@ -228,6 +229,7 @@ def test_what_was_published_is_found_and_is_what_it_was(anonymous: httpx.Client,
     assert check(anonymous.get(f"{place}/versions/1"), path, "get")["manifest"] == published
     line = anonymous.get(f"/index/ns/ac/acme/{published['name']}.jsonl")
     assert json.loads(check(line, "/index/{path}", "get"))["digest"] == found["digest"]
+    check(anonymous.head(str(line.url)), "/index/{path}", "head")
     assert anonymous.get(str(line.url), headers={"If-None-Match": line.headers["ETag"]}).status_code == 304
 
 

@@ -51,6 +51,26 @@ def entries_of(hub: Hub) -> list[IndexEntry]:
     return [lines[r.partition("@")[2], name, version] for r, name, version, _ in PUBLISHED]
 
 
+@pytest.mark.parametrize("known", [{}, {"If-None-Match": "*"}, {"Accept-Encoding": "identity"}])
+def test_head_tells_what_get_would(filled: Hub, known: dict[str, str]) -> None:
+    digest = filled.http.get("/v1/resolve", params={"ref": "@demo/two"}).json()["digest"]
+    blob = filled.http.get(f"/v1/manifests/{digest}").json()["files"][0]["digest"]
+    nothing = f"sha256:{'0' * 64}"
+    paths = ["/index/ns/de/demo/one.jsonl", "/index/config.json", "/index/ns/de/demo/none.jsonl", "/index/k/none"]
+    paths += [f"/v1/{kind}/{name}" for kind in ("manifests", "blobs") for name in (digest, blob, nothing, "x")]
+    seen = set()
+    for path in paths:
+        head, whole = (filled.http.request(method, path, headers=known) for method in ("HEAD", "GET"))
+        seen.add(head.status_code)
+        assert (head.status_code, head.content) == (whole.status_code, b""), path
+        told, expected = ({**answer.headers} for answer in (head, whole))
+        for headers in (told, expected):
+            for name in ("date", "x-request-id"):
+                headers.pop(name)
+        assert told == expected, path
+    assert seen == {304 if "If-None-Match" in known else 200, 404, 422}
+
+
 def test_every_index_file_is_what_the_spec_builds_from_the_entries(filled: Hub) -> None:
     entries = entries_of(filled)
     assert [entry.yanked for entry in entries] == [False, True, False, False, False, True]

@@ -37,6 +37,7 @@ Result = TypeVar("Result")
 
 _FOR_EVER = "public, max-age=31536000, immutable"
 _SHORT = "public, max-age=0, must-revalidate"
+_NOT_CHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "Not changed"}}
 Digest = Annotated[str, Path(pattern="^sha256:[0-9a-f]{64}$")]
 Namespace = Annotated[str, Path(max_length=64)]
 Name = Annotated[str, Path(max_length=128)]
@@ -104,14 +105,17 @@ async def resolve(
     return Response(body, media_type="application/json", headers=_cache_headers(viewer, _SHORT))
 
 
+@router.head(
+    "/index/{path:path}",
+    summary="Whether a file of the sparse index is there, and has changed",
+    response_class=Response,
+    responses=_NOT_CHANGED,
+)
 @router.get(
     "/index/{path:path}",
     summary="A file of the sparse index",
     response_class=Response,
-    responses={
-        200: {"content": {"application/jsonl": {}, "application/json": {}}},
-        304: {"description": "Not changed"},
-    },
+    responses={200: {"content": {"application/jsonl": {}, "application/json": {}}}, **_NOT_CHANGED},
 )
 async def index(
     request: Request,
@@ -157,7 +161,15 @@ async def index(
     return Response(body, media_type=kind, headers=headers)
 
 
-@router.get("/v1/manifests/{digest}", summary="A manifest by its digest", response_class=Response)
+@router.head(
+    "/v1/manifests/{digest}",
+    summary="Whether a manifest is there, and its size",
+    response_class=Response,
+    responses=_NOT_CHANGED,
+)
+@router.get(
+    "/v1/manifests/{digest}", summary="A manifest by its digest", response_class=Response, responses=_NOT_CHANGED
+)
 async def manifest(
     request: Request,
     storage: StorageOf,
@@ -185,11 +197,25 @@ async def manifest(
     return Response(body, media_type="application/json", headers=headers)
 
 
-@router.head("/v1/blobs/{digest}", summary="Whether a blob is there, and its size", response_class=Response)
-async def blob_head(request: Request, storage: StorageOf, viewer: ViewerOf, digest: Digest) -> Response:
+@router.head(
+    "/v1/blobs/{digest}",
+    summary="Whether a blob is there, and its size",
+    response_class=Response,
+    responses=_NOT_CHANGED,
+)
+async def blob_head(
+    request: Request,
+    storage: StorageOf,
+    viewer: ViewerOf,
+    digest: Digest,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
     """The headers of GET."""
     size = await _blob_size(request, storage, viewer, digest)
-    return Response(headers={**_blob_headers(viewer, digest), "Content-Length": str(size)})
+    headers = _blob_headers(viewer, digest)
+    if _matches(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(headers={**headers, "Content-Length": str(size)})
 
 
 @router.get(
@@ -199,7 +225,7 @@ async def blob_head(request: Request, storage: StorageOf, viewer: ViewerOf, dige
     responses={
         200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
         206: {"description": "The range asked for"},
-        304: {"description": "Not changed"},
+        **_NOT_CHANGED,
     },
 )
 async def blob(
