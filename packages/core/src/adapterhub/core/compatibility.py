@@ -5,7 +5,7 @@
 | DoRA | the norm lacks alpha / r, the bias is rescaled too | as published; `compat="adapters-1.3"` as there |
 | ALBERT, bottleneck after attention | h and r are exchanged | not exchanged, and said; `compat="adapters-1.3"` as there |
 | IA3 with alpha on some of q, k, v of one map | the others are multiplied by alpha too | they are not, and said |
-| Gemma 2 and 3, bottleneck | every layer runs the norm of the last one | each layer its own, and said |
+| Gemma 2 and 3, bottleneck | before the sublayer's norm, the last layer's norm inside | after the sublayer's norm, and said |
 | DeBERTa (v1), ModernBERT | attaching adds a random bias that no checkpoint holds | refused: what it was trained with is lost |
 | X-MOD | attaching removes the model's own language modules | refused: it was trained on another model |
 """
@@ -110,7 +110,11 @@ def _differences(config: AdapterConfig, adapter: Adapter, pool: Pool) -> Iterato
     ):
         yield "adapters 1.3 exchanges the sublayer's output and the residual after ALBERT's attention", True
     if model_type in _LAST_NORM and any(isinstance(member, BottleneckConfig) for member in members):
-        yield f"adapters 1.3 runs the last layer's norm in every layer of {model_type} models", False
+        yield (
+            f"adapters 1.3 runs bottlenecks of {model_type} models before the sublayer's norm, and in every layer the last "
+            "layer's norm inside them",
+            False,
+        )
     fused = any(isinstance(site := pool.by_key[key], LinearSite) and site.place.part is not None for key in modules)
     if fused and any(_scales_others(member) for member in members):
         yield "adapters 1.3 multiplies also those of q, k and v by alpha that have no vector", False
