@@ -14,12 +14,12 @@ import pytest
 from adapter_folder import write_folder
 from conftest import Stores
 from hub import Hub, digest_of, publish
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from adapterhub.server.federation import upstream as upstream_module
 from adapterhub.server.federation.tables import upstream_files
 from adapterhub.server.settings import Settings
-from adapterhub.server.storage.tables import adapters, now
+from adapterhub.server.storage.tables import adapters, hub as hub_table, now
 from adapterhub.spec.index import IndexEntry, bucket_path, word_path
 from adapterhub.spec.lookup import look_up
 
@@ -38,6 +38,21 @@ class Asked:
             headers = b" ".join(name + b"=" + value for name, value in scope["headers"]).decode()
             self.lines.append(f"{scope['path']}?{scope['query_string'].decode()} {headers}")
         await self.app(scope, receive, send)
+
+
+@dataclasses.dataclass
+class Circle:
+    """Hubs that name one another as upstream."""
+
+    hubs: tuple[Hub, Hub]
+    asked: list[Asked]
+
+    def forget(self) -> None:
+        """Forget what was asked, and what upstream answered."""
+        for hub, watcher in zip(self.hubs, self.asked, strict=True):
+            watcher.lines.clear()
+            with hub.storage.database.write() as connection:
+                connection.execute(delete(upstream_files))
 
 
 @pytest.fixture
@@ -75,6 +90,96 @@ def both(
             publish(ours, write_folder(tmp_path / "t", seed=5), "nli/snli@shared", name="ours").raise_for_status()
             asked[0].lines.clear()
             yield front, upstream, asked[0]
+
+
+@pytest.fixture
+def circle(settings: Settings, stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Circle]:
+    """Two hubs that name each other as upstream, with an adapter each, and what they are asked."""
+    nowhere = "http://127.0.0.1:9"
+    other = Settings(data=tmp_path / "other", log_level="warning", upstream=nowhere, **stores.make(tmp_path / "other"))  # type: ignore[arg-type]
+    asked: list[Asked] = []
+    create = hub_module.create_app
+
+    def watched(given: Settings):
+        asked.append(Asked(create(given)))
+        asked[-1].state = asked[-1].app.state  # type: ignore[attr-defined]
+        return asked[-1]
+
+    monkeypatch.setattr(hub_module, "create_app", watched)
+    with (
+        hub_module.serve(dataclasses.replace(settings, upstream=nowhere)) as one,
+        hub_module.serve(other) as two,
+    ):
+        for running, behind, name in ((one, two, "one"), (two, one, "two")):
+            running.app.state.upstream.address = behind.url
+            with running.storage.database.write() as connection:  # the databases of tests are copies of one
+                connection.execute(update(hub_table).where(hub_table.c.key == "id").values(text=f"hub-{name}"))
+            folder = write_folder(tmp_path / name, seed=len(name) + ord(name[0]))
+            publish(running.member(name), folder, f"nli/{name}@{name}", name=name).raise_for_status()
+        for watcher in asked:
+            watcher.lines.clear()
+        yield Circle((one, two), asked)
+
+
+def test_hubs_that_are_upstream_of_each_other_share_what_they_have_and_ask_in_no_circle(circle: Circle) -> None:
+    nothing = f"sha256:{'0' * 64}"
+    missing = ("/v1/resolve?ref=@none/a", f"/v1/resolve?ref=none/a&model={MODEL}", "/index/ns/no/none/a.jsonl")
+    for path in (*missing, f"/v1/manifests/{nothing}", f"/v1/blobs/{nothing}"):
+        for hub in circle.hubs:
+            circle.forget()
+            answer = hub.http.get(path)
+            assert (answer.status_code, answer.json()["code"]) == (404, "NotFound"), path
+            assert sum(len(watcher.lines) for watcher in circle.asked) <= 3, path
+    for hub, name in zip(circle.hubs, ("two", "one"), strict=True):
+        digest = hub.http.get("/v1/resolve", params={"ref": name, "model": MODEL}).raise_for_status().json()["digest"]
+        for file in hub.http.get(f"/v1/manifests/{digest}").raise_for_status().json()["files"]:
+            assert digest_of(hub.http.get(f"/v1/blobs/{file['digest']}").content) == file["digest"]
+        assert hub.http.get(f"/index/ns/{name[:2]}/{name}/{name}.jsonl").status_code == 200
+        for word in ("one", "two"):
+            assert f'"{word}"' in hub.http.get(word_path(MODEL, word)).text
+
+
+def test_hubs_that_ask_each_other_at_once_do_not_wait_for_one_another(circle: Circle) -> None:
+    paths = [f"/v1/blobs/sha256:{number:064x}" for number in range(20)]
+    start = threading.Barrier(2, timeout=60)
+
+    def ask(hub: Hub) -> set[int]:
+        found = set()
+        for path in paths:
+            start.wait()
+            found.add(hub.http.get(path).status_code)
+        return found
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(ask, circle.hubs)) == [{404}, {404}]
+
+
+def test_a_hub_that_is_its_own_upstream_answers_from_what_it_has(circle: Circle) -> None:
+    hub = circle.hubs[0]
+    hub.app.state.upstream.address = hub.url
+    for path in ("/v1/resolve?ref=@none/a", "/index/ns/no/none/a.jsonl", f"/v1/blobs/sha256:{'0' * 64}"):
+        circle.forget()
+        assert hub.http.get(path).status_code == 404
+        assert len(circle.asked[0].lines) == 2
+    assert hub.http.get("/v1/resolve", params={"ref": "one", "model": MODEL}).status_code == 200
+    assert hub.http.get(word_path(MODEL, "nli")).status_code == 200
+
+
+def test_what_another_hub_passed_on_is_answered_and_not_kept(both: tuple[Hub, Hub, Asked]) -> None:
+    front, _, asked = both
+    where, through = (
+        {"ref": "sst", "model": MODEL},
+        {"Via": "1.0 cache (a, b), HTTP/1.1 adapterhub-x, 1.1 adapterhub-y"},
+    )
+    for times in (1, 2):
+        front.http.get("/v1/resolve", params=where, headers=through).raise_for_status()
+        assert len(asked.lines) == times
+    assert "via=1.1 adapterhub-x, 1.1 adapterhub-y, 1.1 adapterhub-" in asked.lines[0]
+    assert "cache" not in asked.lines[0]
+    front.http.get("/v1/resolve", params=where).raise_for_status()
+    for _ in range(2):  # what was said to this hub alone serves everybody
+        front.http.get("/v1/resolve", params=where, headers=through).raise_for_status()
+    assert len(asked.lines) == 3
 
 
 def test_what_is_not_here_is_pulled_through_bit_for_bit(both: tuple[Hub, Hub, Asked], tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ Rules, in this order:
 2. A reference that anything here answers, even something the caller may not see, is not sent upstream: private names stay.
 3. Manifests and blobs are named by digest and checked against it; bytes are passed on and kept exactly as they came.
 4. Answers are kept for a minute, and for as long as it takes when upstream does not answer.
+5. A request that was here already, by its `Via`, is answered with what is here: upstream leads back to this hub. What
+   upstream says to a request that other hubs passed on may lack what is behind them, and is not kept.
 The caller's token is never sent upstream; `Settings.upstream_token` is.
 """
 
@@ -28,11 +30,13 @@ from starlette.concurrency import run_in_threadpool
 from adapterhub.server.accounts.viewer import Viewer
 from adapterhub.server.federation.merging import merge_index
 from adapterhub.server.federation.tables import upstream_blobs, upstream_files
+from adapterhub.server.federation.via import hubs_before, via
 from adapterhub.server.publishing.uploads import insert_missing
 from adapterhub.server.resolving.files import is_index_path
 from adapterhub.server.resolving.service import resolve_reference
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage import Storage
+from adapterhub.server.storage.database import hub_text
 from adapterhub.server.storage.tables import adapters, blobs, now, organisations, versions
 from adapterhub.spec.errors import (
     AdapterHubError,
@@ -66,7 +70,8 @@ class Upstream:
         self.settings = settings
         self.storage = storage
         self._client: httpx.AsyncClient | None = None
-        self._pulling: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._id, self._told = "", False
+        self._pulling: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def sweep(self) -> int:
         """Forget what upstream did not have, and what nobody has asked for in a month; returns how much that was."""
@@ -86,14 +91,16 @@ class Upstream:
 
     async def resolve(self, request: Request, viewer: Viewer, ref: str, error: AdapterNotFoundError) -> Response | None:
         """Upstream's answer to a resolve request that found nothing here; None where it must not be asked."""
-        query = request.query_params
+        query, route = request.query_params, await self._route(request)
+        if not route:
+            return None
         allowed = await run_in_threadpool(self._may_ask, ref, query.get("model"), query.get("type"))
         if not allowed:
             return None
         names = ("ref", "model", "config", "type", "version")
         sent = {name: query[name] for name in names if name in query}
         sent["ref"] = ref.partition("::")[2] or ref  # the hub's name is ours, not upstream's
-        status, body = await self._file(f"/v1/resolve?{urlencode(sent)}")
+        status, body = await self._file(f"/v1/resolve?{urlencode(sent)}", route)
         document = _json(body)
         if status != 200:
             raise error_from_problem(document) if isinstance(document, dict) else error
@@ -104,14 +111,14 @@ class Upstream:
         headers = {"Cache-Control": "no-cache", "AdapterHub-Upstream": self.address}
         return Response(body, media_type="application/json", headers=headers)
 
-    async def index(self, path: str, own: bytes | None) -> bytes | None:
+    async def index(self, request: Request, path: str, own: bytes | None) -> bytes | None:
         """An index file of both hubs: everything that is ours, and of upstream's what does not touch ours."""
-        kind = path.partition("/")[0]
+        kind, route = path.partition("/")[0], await self._route(request)
         # only what can be an index file: our token must not fetch whatever a path with dots leads to
-        if not is_index_path(path) or not await run_in_threadpool(self._may_ask_index, kind, path):
+        if not route or not is_index_path(path) or not await run_in_threadpool(self._may_ask_index, kind, path):
             return own
         try:
-            status, body = await self._file(f"/index/{quote(path, safe='/')}")
+            status, body = await self._file(f"/index/{quote(path, safe='/')}", route)
         except HubConnectionError:
             if own is not None:
                 return own
@@ -120,11 +127,12 @@ class Upstream:
             return own
         return merge_index(kind, own, body, await run_in_threadpool(self._owned))
 
-    async def manifest(self, digest: str) -> bytes | None:
+    async def manifest(self, request: Request, digest: str) -> bytes | None:
         """A manifest of upstream's, checked; None where it has none."""
-        if await run_in_threadpool(self._is_known_here, digest):
+        route = await self._route(request)
+        if not route or await run_in_threadpool(self._is_known_here, digest):
             return None
-        status, body = await self._file(f"/v1/manifests/{digest}", for_ever=True)
+        status, body = await self._file(f"/v1/manifests/{digest}", route, for_ever=True)
         if status != 200:
             return None
         if f"sha256:{hashlib.sha256(body).hexdigest()}" != digest:
@@ -136,24 +144,41 @@ class Upstream:
         await run_in_threadpool(self._note_files, manifest)
         return body
 
-    async def blob(self, digest: str) -> int | None:
+    async def blob(self, request: Request, digest: str) -> int | None:
         """Bring a blob of upstream's here, whole and checked; returns its size, None where upstream has none."""
-        async with self._pulling[digest]:
+        route = await self._route(request)
+        if not route:
+            return None
+        # who came another way waits for nobody: two hubs that ask each other at once would wait for one another
+        pulling = (digest, route)
+        async with self._pulling[pulling]:
             try:
                 listed, here = await run_in_threadpool(self._listed_blob, digest)
                 if listed is not None and here:
                     return listed
                 if listed is None and await run_in_threadpool(self._is_known_here, digest):
                     return None
-                return await self._pull(digest)
+                return await self._pull(digest, route)
             finally:
-                if not self._pulling[digest]._waiters:
-                    self._pulling.pop(digest, None)
+                if not self._pulling[pulling]._waiters:
+                    self._pulling.pop(pulling, None)
 
-    async def _pull(self, digest: str) -> int | None:
+    async def _route(self, request: Request) -> str:
+        """The `Via` to ask upstream with; empty where it must not be asked, since it leads back here."""
+        if not self._id:
+            self._id = await run_in_threadpool(self._own_id)
+        before = hubs_before(request.headers.getlist("via"))
+        if self._id not in before:
+            return via((*before, self._id))
+        if not self._told:
+            log.warning("upstream leads back to this hub", extra={"fields": {"via": via(before)}})
+        self._told = True  # once: hubs may well complete each other
+        return ""
+
+    async def _pull(self, digest: str, route: str) -> int | None:
         client = self._http()
         try:
-            async with client.stream("GET", f"/v1/blobs/{digest}") as answer:
+            async with client.stream("GET", f"/v1/blobs/{digest}", headers={"Via": route}) as answer:
                 if answer.status_code == 404:
                     return None
                 if answer.status_code != 200:
@@ -177,13 +202,13 @@ class Upstream:
         await run_in_threadpool(keep)
         return part.size
 
-    async def _file(self, path: str, *, for_ever: bool = False) -> tuple[int, bytes]:
+    async def _file(self, path: str, route: str, *, for_ever: bool = False) -> tuple[int, bytes]:
         """Status and body of something small, from what is kept if that is fresh, or if upstream does not answer."""
         key = hashlib.sha256(path.encode()).hexdigest()
         kept = await run_in_threadpool(self._kept_file, key)
         if kept is not None and (for_ever or kept.fetched_at > now(hours=-_FRESH_HOURS)):
             return int(kept.status), bytes(kept.body)
-        headers = {"If-None-Match": kept.etag} if kept is not None and kept.etag else {}
+        headers = {"Via": route} | ({"If-None-Match": kept.etag} if kept is not None and kept.etag else {})
         try:
             answer, content = await self._get(path, headers)
         except (httpx.HTTPError, HubConnectionError, TimeoutError) as error:
@@ -195,7 +220,8 @@ class Upstream:
             status, body, etag = int(kept.status), bytes(kept.body), kept.etag
         else:
             status, body, etag = answer.status_code, content, answer.headers.get("etag", "")
-        if not for_ever or status == 200:
+        worth_keeping = status == 200 if for_ever else route == via((self._id,))
+        if worth_keeping:
             await run_in_threadpool(self._keep_file, key, path, status, etag, body)
         return status, body
 
@@ -256,6 +282,10 @@ class Upstream:
                 )
                 return connection.execute(private.limit(1)).first() is None
         return True
+
+    def _own_id(self) -> str:
+        with self.storage.database.read() as connection:
+            return hub_text(connection, "id")
 
     def _owned(self) -> set[str]:
         with self.storage.database.read() as connection:

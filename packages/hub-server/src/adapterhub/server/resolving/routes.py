@@ -141,7 +141,7 @@ async def index(
     serial, body = await (run_in_threadpool(work) if path[:1] in "ak" else query(storage, work))
     upstream: Upstream | None = request.app.state.upstream
     if upstream is not None:
-        body = await upstream.index(path, body)
+        body = await upstream.index(request, path, body)
     if body is None:
         missing = AdapterNotFoundError(f"There is no index file /index/{path[:200]}.")
         missing.headers = {"AdapterHub-Serial": str(serial), "AdapterHub-Hub": state.hub_id}  # type: ignore[attr-defined]
@@ -187,7 +187,7 @@ async def manifest(
         body = await query(storage, work)
     except AdapterNotFoundError:
         upstream: Upstream | None = request.app.state.upstream
-        pulled = await upstream.manifest(digest) if upstream is not None else None
+        pulled = await upstream.manifest(request, digest) if upstream is not None else None
         if pulled is None:
             raise
         body = pulled
@@ -295,7 +295,7 @@ async def _blob_size(request: Request, storage: Storage, viewer: Viewer, digest:
         return await query(storage, work)
     except AdapterNotFoundError:
         upstream: Upstream | None = request.app.state.upstream
-        pulled = await upstream.blob(digest) if upstream is not None else None
+        pulled = await upstream.blob(request, digest) if upstream is not None else None
         if pulled is None:
             raise
         return pulled
