@@ -25,6 +25,7 @@ from adapterhub.core.methods.prefix import Prefix, PrefixNetwork
 from adapterhub.core.methods.prompt import Prompt
 from adapterhub.core.methods.reft import Reft
 from adapterhub.core.pool import pool_of
+from adapterhub.core.sites.linears import LinearPlace
 from adapterhub.spec.composition import Fuse, parse_composition
 from adapterhub.spec.config import BottleneckConfig, parse_config
 from adapterhub.spec.fusion import parse_fusion
@@ -102,7 +103,7 @@ def test_linear_maps(case: dict[str, Any]) -> None:
     inputs = tensors("linear", case["inputs"])
     linear = nn.Linear(8, 6, bias="bias" in inputs)
     linear.load_state_dict({key: value for key, value in inputs.items() if key != "x"})
-    place = SimpleNamespace(inputs=8, outputs=6, start=0, stop=6, role="q", path="q")
+    place = LinearPlace("encoder.0.q", "q", "q", 0, None, 8, 6)
     site = SimpleNamespace(place=place, linear=linear, layer=0)
     config = parse_config(case["config"])
     if case["config"]["method"] == "lora":
