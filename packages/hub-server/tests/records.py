@@ -58,7 +58,7 @@ def add(
 
 def fill(hub: Hub | Storage, items: Sequence[tuple[IndexEntry, dict[str, Any]] | IndexEntry]) -> list[int]:
     """Write adapters in one transaction and bring everything derived up to date; returns their ids."""
-    storage = hub.storage if isinstance(hub, Hub) else hub
+    storage: Storage = getattr(hub, "storage", hub)
     with storage.database.write() as connection:
         ids = [
             add(connection, item) if isinstance(item, IndexEntry) else add(connection, item[0], **item[1])

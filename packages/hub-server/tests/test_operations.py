@@ -224,7 +224,15 @@ def test_the_migrations_make_the_schema_of_the_tables(settings: Settings) -> Non
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         left = [str(change) for change in compare_metadata(context, metadata)]
-    kept_by_hand = ("listings_text", "ix_listings_light", "ix_listings_tsv", "tsv", "listings_fts")
+    # what SQLite and PostgreSQL do not reflect as it was written: partial, full-text and descending indexes
+    kept_by_hand = (
+        "listings_text",
+        "ix_listings_light",
+        "ix_listings_tsv",
+        "tsv",
+        "listings_fts",
+        "ix_facet_counts_top",
+    )
     assert [change for change in left if not any(name in change for name in kept_by_hand)] == []
     assert bring_up_to_date(storage.database) == HEAD
     storage.close()
