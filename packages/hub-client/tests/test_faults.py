@@ -520,6 +520,14 @@ def test_a_redirect_to_another_scheme_is_refused(hub: LoopbackHub, client: HubCl
         client.resolve("sst-2", model_name=MODEL)
 
 
+@pytest.mark.parametrize("target", ["http://someone:secret@127.0.0.1:9/x", "//someone@127.0.0.1:9/x"])
+def test_a_redirect_that_names_a_user_is_refused(hub: LoopbackHub, client: HubClient, target: str) -> None:
+    hub.faults.append(lambda h, s: h.answer(302, b"", {"Location": target}) is None)
+    with pytest.raises(PolicyError, match="user name") as error:
+        client.resolve("sst-2", model_name=MODEL)
+    assert "secret" not in str(error.value)
+
+
 def test_a_circle_of_redirects_ends(hub: LoopbackHub, client: HubClient) -> None:
     hub.faults.append(lambda h, s: h.answer(302, b"", {"Location": s.path}) is None)
     with pytest.raises(HubConnectionError, match="redirects more than"):

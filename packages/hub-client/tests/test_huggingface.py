@@ -156,6 +156,22 @@ def test_lists_and_info_have_the_fields(server: LoopbackHub, tmp_path: Path) -> 
         assert (item["version"], item["downloads"]) == (COMMIT, 7)
 
 
+def test_a_list_of_everything_does_not_wait_for_a_hub_that_is_not_there(server: LoopbackHub, tmp_path: Path) -> None:
+    server.stop()
+    export = tmp_path / "export" / "index"
+    export.mkdir(parents=True)
+    code = (
+        "import time\n"
+        "def wait(seconds): raise SystemExit(f'waited {seconds} s')\n"
+        "time.sleep = wait\n"
+        "print(list_adapters(None))\n"
+        "list_adapters('hf')"
+    )
+    done = run(server, tmp_path, code, ADAPTERHUB_ENDPOINT=str(export.parent), ADAPTERHUB_TOKEN="")
+    assert done.stdout.strip() == "[]" and "Left out hf" in done.stderr
+    assert "HubConnectionError: The Hugging Face hub cannot be reached" in done.stderr
+
+
 def test_bytes_changed_on_the_way_or_on_disk_are_found(
     server: LoopbackHub, tmp_path: Path, fake: FakeHuggingFace
 ) -> None:

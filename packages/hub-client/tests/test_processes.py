@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from exports import MODEL, Export
 from loopback import Handler, LoopbackHub, Seen
 
 from adapterhub.client import HubClient
+from adapterhub.client.lockfile import Lockfile
 
 PULL = (
     "import sys; from adapterhub.client import download\n"
@@ -192,3 +194,42 @@ def test_downloading_while_others_remove_and_prune(hub: LoopbackHub, tmp_path: P
     with HubClient(endpoint=hub.url) as client:
         folder = client.download("sst-2", model_name=MODEL)
         assert [fine for _, fine in client.cache.verify()] == [True] and (folder / "adapter.safetensors").is_file()
+
+
+CHANGE = """
+import sys
+from pathlib import Path
+from adapterhub.client import HubClient
+from adapterhub.client.cli import main
+what, number = sys.argv[1:]
+if what == "hubs":
+    sys.exit(main(["hubs", "add", f"hub{number}", f"https://hub{number}.example"]))
+elif what == "login":
+    sys.exit(main(["login", "--endpoint", f"https://hub{number}.example", "--token", "ahub_secret123", "--no-check"]))
+else:
+    spellings = ["sentiment/sst-2@ukp", "sentiment/sst-2@UKP", "sst-2@ukp", "sentiment/sst-2", "sst-2", "sst"]
+    with HubClient() as client:
+        client.lock([spellings[int(number)]], model_name="bert-base-uncased", path=Path("adapterhub.lock"))
+"""
+
+
+@pytest.mark.parametrize("what", ["hubs", "login", "lock"])
+def test_of_changes_made_at_the_same_time_none_is_lost(
+    sst2: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = {**os.environ, "ADAPTERHUB_ENDPOINT": str(sst2.folder), "ADAPTERHUB_HOME": str(tmp_path / "home")}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHANGE, what, str(number)], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for number in range(6)
+    ]
+    results = [(process.communicate(timeout=120), process.returncode) for process in running]
+    assert [code for _, code in results] == [0] * 6, results
+    if what == "hubs":
+        assert len(json.loads((tmp_path / "home" / "config.json").read_text())["hubs"]) == 6
+    elif what == "login":
+        assert len(json.loads((tmp_path / "home" / "tokens.json").read_text())) == 6
+    else:
+        assert len(Lockfile(tmp_path / "adapterhub.lock")) == 6

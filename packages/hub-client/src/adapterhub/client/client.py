@@ -282,7 +282,8 @@ class HubClient(Locking):
 
         Args:
             reference: a reference, or what `resolve` gave.
-            local_dir: copy the files here (the folder is made) instead of giving the cache's own folder.
+            local_dir: copy the files here (the folder is made) instead of giving the cache's own folder. What an earlier
+                download left there is replaced; files of your own are not: then it is refused.
             progress: show a bar (by default on a terminal), or a function called with (bytes so far, bytes in all).
 
         Returns:
@@ -317,9 +318,9 @@ class HubClient(Locking):
                 folder = self._fetch(again, hub, progress)
         if local_dir is None:
             return folder
-        from adapterhub.client.downloads import copy_folder
+        from adapterhub.client.copying import copy_folder
 
-        return copy_folder(folder, Path(local_dir))
+        return copy_folder(folder, Path(local_dir), self.cache)
 
     def _fetch(self, found: Resolution, hub: Hub, progress: bool | Callable[[int, int], Any] | None) -> Path:
         if found.entry.yanked:

@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from adapterhub.client.files import storage_errors, write_atomically
+from adapterhub.client.files import alone_in, storage_errors, write_atomically
 from adapterhub.client.settings import OTHER_HOME, Hub, Settings, flag, is_loopback, origin_of
 from adapterhub.spec.errors import AdapterHubError, AuthenticationError
 
@@ -81,9 +81,10 @@ def remember_token(settings: Settings, hub: Hub, token: str, **details: Any) -> 
 
         keyring.set_password(_SERVICE, origin, token)
         return "the keyring"
-    kept = _read(settings.home)
-    kept[origin] = {**details, "token": token}
-    _write(settings.home, kept)
+    with alone_in(settings.home):
+        kept = _read(settings.home)
+        kept[origin] = {**details, "token": token}
+        _write(settings.home, kept)
     return str(_path(settings.home))
 
 
@@ -97,10 +98,13 @@ def forget_token(settings: Settings, hub: Hub) -> bool:
         if keyring.get_password(_SERVICE, origin):
             keyring.delete_password(_SERVICE, origin)
             gone = True
-    kept = _read(settings.home)
-    if kept.pop(origin, None) is not None:
-        _write(settings.home, kept)
-        gone = True
+    if not _read(settings.home):
+        return gone
+    with alone_in(settings.home):
+        kept = _read(settings.home)
+        if kept.pop(origin, None) is not None:
+            _write(settings.home, kept)
+            gone = True
     return gone
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.client.cache import Cache
-from adapterhub.client.files import replace, storage_errors
-from adapterhub.client.owners import unique_name
 from adapterhub.client.staging import Staging
 from adapterhub.client.verification import FileOf, hex_of, inside
 from adapterhub.spec.errors import AdapterNotFoundError, IntegrityError, OfflineError, PolicyError
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from adapterhub.client.settings import Hub
     from adapterhub.client.sources import Source
 
-__all__ = ["MAX_DOWNLOAD", "copy_folder", "fetch"]
+__all__ = ["MAX_DOWNLOAD", "fetch"]
 
 MANIFEST_CAP = 1024 * 1024
 #: bytes of one version that are taken at most; `ADAPTERHUB_MAX_DOWNLOAD` changes it
@@ -272,21 +270,3 @@ def _folder_name(name: str) -> str:
     from adapterhub.spec.validation.path_names import name_problem
 
     return "adapter" if name_problem(name) or name.startswith(".") else name
-
-
-def copy_folder(folder: Path, target: Path) -> Path:
-    """Copy a verified folder; each file appears whole or not at all."""
-    import shutil
-
-    with storage_errors(target if target.is_dir() else target.absolute().parent, "Give another folder."):
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            to = target / file.relative_to(folder)
-            to.parent.mkdir(parents=True, exist_ok=True)
-            work = to.with_name(f".{unique_name()}.tmp")
-            try:
-                shutil.copyfile(file, work)
-                work.chmod(0o644)
-                replace(work, to)
-            finally:
-                work.unlink(missing_ok=True)
-    return target

@@ -12,7 +12,7 @@ from pathlib import Path
 from adapterhub.client.owners import unique_name
 from adapterhub.spec.errors import StorageError
 
-__all__ = ["discard", "remove_tree", "replace", "storage_errors", "sync_folder", "write_atomically"]
+__all__ = ["alone_in", "discard", "remove_tree", "replace", "storage_errors", "sync_folder", "write_atomically"]
 
 #: what to do if the cache cannot be written
 OTHER_CACHE = "Set ADAPTERHUB_CACHE to a folder of your own; this one can stay as ADAPTERHUB_SHARED_CACHE."
@@ -102,6 +102,37 @@ def sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(handle)
+
+
+@contextmanager
+def alone_in(folder: Path, patience: float = 10.0) -> Iterator[None]:
+    """Be the only process that reads a file of `folder`, changes it and writes it back, so that of two changes at once
+    neither is lost.
+
+    Waits at most `patience` seconds for another one; goes on without where the system cannot lock a folder.
+    """
+    handle = None
+    try:
+        import fcntl
+
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EINTR) or time.monotonic() > end:
+                    break
+            time.sleep(0.01)
+    except (ImportError, OSError):  # no such call here, or a folder that cannot be made: writing will say so
+        pass
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 @contextmanager

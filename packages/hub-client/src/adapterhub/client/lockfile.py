@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adapterhub.client.files import storage_errors, write_atomically
+from adapterhub.client.files import alone_in, storage_errors, write_atomically
 from adapterhub.spec.errors import AdapterHubError, PolicyError
 
 __all__ = ["LOCKFILE", "Locked", "Lockfile", "context_key"]
@@ -65,9 +65,8 @@ class Lockfile:
 
     def __init__(self, path: str | Path = LOCKFILE) -> None:
         self.path = Path(path)
-        self._locked: dict[str, Locked] = {}
-        for item in self._read():
-            self._locked[context_key(item.reference, item.context)] = item
+        self._locked = self._read()
+        self._put: dict[str, Locked] = {}
 
     def __len__(self) -> int:
         return len(self._locked)
@@ -98,10 +97,20 @@ class Lockfile:
 
     def put(self, item: Locked) -> None:
         """Lock a reference, replacing what it was locked to. `write` makes it last."""
-        self._locked[context_key(item.reference, item.context)] = item
+        key = context_key(item.reference, item.context)
+        self._locked[key] = self._put[key] = item
 
     def write(self) -> None:
-        """Replace the file atomically."""
+        """Replace the file atomically; what another process locked since it was read stays locked."""
+        path, otherwise = self.path.absolute(), "Give another place for the lock file with --lockfile."
+        with storage_errors(path, otherwise):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with alone_in(path.parent):
+                self._locked = {**self._read(), **self._put}
+                write_atomically(path, self._document(), otherwise=otherwise)
+        self._put = {}
+
+    def _document(self) -> bytes:
         adapters: dict[str, list[dict[str, Any]]] = {}
         for item in self.items():
             record = {
@@ -117,17 +126,13 @@ class Lockfile:
             }
             adapters.setdefault(item.reference, []).append(record)
         document = {"version": _VERSION, "adapters": adapters}
-        data = (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
-        path, otherwise = self.path.absolute(), "Give another place for the lock file with --lockfile."
-        with storage_errors(path, otherwise):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, data, otherwise=otherwise)
+        return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
 
-    def _read(self) -> list[Locked]:
+    def _read(self) -> dict[str, Locked]:
         try:
             document = json.loads(self.path.read_bytes())
         except FileNotFoundError:
-            return []
+            return {}
         except (OSError, ValueError, RecursionError) as error:
             raise AdapterHubError(
                 f"{self.path} cannot be read: {error}.", hint="Restore it from version control, or lock again."
@@ -138,7 +143,7 @@ class Lockfile:
                     f"{self.path} has version {document['version']!r}; this client reads version {_VERSION}.",
                     hint="Upgrade adapterhub-client, or lock again.",
                 )
-            return [
+            locked = [
                 Locked(
                     reference=reference,
                     hub=str(record["hub"]),
@@ -154,6 +159,7 @@ class Lockfile:
                 for reference, records in document["adapters"].items()
                 for record in records
             ]
+            return {context_key(item.reference, item.context): item for item in locked}
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise AdapterHubError(
                 f"{self.path} is no lock file: {type(error).__name__} {error}.",

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path, PurePosixPath
-from typing import Any
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from adapterhub.client.files import storage_errors, write_atomically
+from adapterhub.client.files import remove_tree, storage_errors
+from adapterhub.client.owners import unique_name
 from adapterhub.client.transport import Transport
 from adapterhub.spec.errors import IntegrityError, InvalidReferenceError, StorageError, VersionNotFoundError
+from adapterhub.spec.index import IndexEntry
 from adapterhub.spec.reference import AdapterReference
+
+if TYPE_CHECKING:
+    from adapterhub.client.sources.hub import HubSource
 
 _ELSEWHERE = "Give a new folder with --to."
 
@@ -31,32 +37,58 @@ def decide(transport: Transport, reference: AdapterReference, *, approve: bool, 
     return told if isinstance(told, dict) else {}
 
 
-def fetch_submission(transport: Transport, reference: AdapterReference, folder: Path) -> dict[str, Any]:
-    """Bring the files of a submission into a new folder, every one hashed; returns its manifest.
+def fetch_submission(
+    source: HubSource, reference: AdapterReference, folder: Path, *, show: bool = True
+) -> dict[str, Any]:
+    """Bring the files of a submission into a new folder, every one hashed on the way; returns its manifest. The folder
+    appears when all of it is there.
+
+    Args:
+        source: the hub it waits at.
+        show: a progress bar, on a terminal.
 
     Raises:
         StorageError: the folder is there already, or cannot be written.
         VersionNotFoundError: there is no such submission, or it has no files.
-        IntegrityError: bytes that are not what the manifest says; nothing of that file is written.
+        IntegrityError: bytes that are not what the manifest says.
     """
+    from adapterhub.client.cache import Cache
+    from adapterhub.client.downloads import fetch
     from adapterhub.spec.manifest import Manifest
 
-    told = transport.request("GET", _place(reference)).json()
+    told = source.transport.request("GET", _place(reference)).json()
     digest = str(told.get("digest") or "") if isinstance(told, dict) else ""
     if not digest:
         raise VersionNotFoundError(f"@{reference.namespace}/{reference.name}:{reference.version} has no files.")
-    body = transport.request("GET", f"/v1/manifests/{digest}").body
-    _check(body, digest, "the manifest")
+    body = source.manifest(digest)
+    if f"sha256:{hashlib.sha256(body).hexdigest()}" != digest:
+        raise IntegrityError(f"The hub sent other bytes for the manifest than {digest}.")
     manifest = Manifest.from_bytes(body)
     if folder.exists():
         raise StorageError(f"{folder} exists already.", hint=_ELSEWHERE)
-    for record in manifest.files:
-        data = transport.request("GET", f"/v1/blobs/{record.digest}", cap=record.size).body
-        _check(data, record.digest, record.path)
-        path = folder / PurePosixPath(record.path)  # the manifest's schema allows no path out of the folder
-        with storage_errors(path, _ELSEWHERE):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, data, otherwise=_ELSEWHERE)
+    entry = IndexEntry(
+        namespace=str(reference.namespace),
+        name=str(reference.name),
+        version=str(reference.version),
+        model_name=manifest.base_model.name,
+        task="",
+        subtask="",
+        digest=digest,
+        status="available",
+    )
+    work = folder.with_name(
+        f".{folder.name}.{unique_name()}.tmp"
+    )  # a cache of its own: submissions stay out of the user's
+    try:
+        with storage_errors(folder.absolute().parent, _ELSEWHERE):
+            folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+            found = fetch(entry, source=lambda: source, cache=Cache(work), hub=source.hub, offline=False, show=show)
+            for path in found.rglob("*"):
+                if path.is_file():
+                    path.chmod(0o644)
+            os.rename(found, folder)
+    finally:
+        remove_tree(work)
     return manifest.to_json()
 
 
@@ -74,9 +106,3 @@ def _place(reference: AdapterReference) -> str:
         )
     parts = (reference.name, "versions", reference.version)
     return f"/v1/adapters/@{reference.namespace}/" + "/".join(quote(part, safe="") for part in parts)
-
-
-def _check(data: bytes, digest: str, what: str) -> None:
-    found = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    if found != digest:
-        raise IntegrityError(f"The hub sent other bytes for {what} than {digest}.")

@@ -18,13 +18,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from adapterhub.spec.errors import AdapterHubError, PolicyError
 
-__all__ = ["DEFAULT_HUB", "Hub", "Settings", "is_loopback", "load_settings", "origin_of", "write_config"]
+__all__ = ["DEFAULT_HUB", "Hub", "Settings", "edit_config", "is_loopback", "load_settings", "origin_of"]
 
 #: name of the default hub in references (`ah::sst-2`) and in `source=`
 DEFAULT_HUB = "ah"
@@ -269,14 +269,17 @@ def read_config(home: Path) -> dict[str, Any]:
     return _mapping(config, "it", home)
 
 
-def write_config(home: Path, config: Mapping[str, Any]) -> None:
-    """Replace `config.json` atomically."""
-    from adapterhub.client.files import storage_errors, write_atomically
+def edit_config(home: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Read `config.json`, let `change` change it, and replace it atomically; what another process changes meanwhile stays."""
+    from adapterhub.client.files import alone_in, storage_errors, write_atomically
 
-    data = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
-    with storage_errors(home, OTHER_HOME):
-        home.mkdir(parents=True, exist_ok=True)
-        write_atomically(home / "config.json", data, otherwise=OTHER_HOME)
+    with alone_in(home):
+        config = read_config(home)
+        change(config)
+        data = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+        with storage_errors(home, OTHER_HOME):
+            home.mkdir(parents=True, exist_ok=True)
+            write_atomically(home / "config.json", data, otherwise=OTHER_HOME)
 
 
 def check_hub_name(name: str) -> str:

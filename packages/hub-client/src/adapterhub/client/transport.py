@@ -16,6 +16,7 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -300,6 +301,8 @@ class Transport:
             )
         if not target.lower().startswith(("http://", "https://")):
             raise PolicyError(f"{self.base} redirects to {redact(target)!r}, which is not http.")
+        if "@" in re.split(r"[/?#\\]", target.partition("://")[2], maxsplit=1)[0]:
+            raise PolicyError(f"{self.base} redirects to an address with a user name in it; that is refused.")
         if url.lower().startswith("https://") and not target.lower().startswith("https://"):
             raise PolicyError(
                 f"{self.base} redirects from https to plain http ({redact(target)}); that is refused.",

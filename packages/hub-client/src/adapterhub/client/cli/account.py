@@ -43,7 +43,7 @@ def login(
     """Keep a token for a hub: in a file only you can read, or in the keyring with ADAPTERHUB_KEYRING=1."""
     from adapterhub.client.credentials import check_token, remember_token
     from adapterhub.client.identity import who_is
-    from adapterhub.client.settings import DEFAULT_HUB, Hub, load_settings, normal_url, read_config, write_config
+    from adapterhub.client.settings import DEFAULT_HUB, Hub, edit_config, load_settings, normal_url
 
     settings = load_settings()
     if endpoint is not None:
@@ -73,9 +73,10 @@ def login(
     about = who_is(settings, hub, token=token) if check and not settings.offline else {}
     place = remember_token(settings, hub, token)
     if endpoint is not None and settings.default_hub not in settings.hubs:
-        config = read_config(settings.home)
-        config.setdefault("hubs", {})[settings.default_hub] = {"url": hub.url}
-        write_config(settings.home, config)
+        edit_config(
+            settings.home,
+            lambda config: config.setdefault("hubs", {}).setdefault(settings.default_hub, {"url": hub.url}),
+        )
     organisation = about.get("organisation") or about.get("organization") or about.get("namespace")
     note(f"Logged in to {hub.url}" + (f" as {organisation}" if organisation else "") + f"; the token is in {place}.")
     if settings.token:

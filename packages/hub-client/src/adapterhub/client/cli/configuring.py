@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -193,13 +194,10 @@ def version(json: Json = False) -> None:
             print(f"{name} {number}")
 
 
-def _edit(change: object) -> None:
-    from adapterhub.client.settings import load_settings, read_config, write_config
+def _edit(change: Callable[[dict[str, object]], None]) -> None:
+    from adapterhub.client.settings import edit_config, load_settings
 
-    home = load_settings().home
-    config = read_config(home)
-    change(config)  # type: ignore[operator]
-    write_config(home, config)
+    edit_config(load_settings().home, change)
 
 
 def _section(config: dict[str, object], name: str) -> dict[str, object]:

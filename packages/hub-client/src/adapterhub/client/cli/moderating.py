@@ -13,7 +13,8 @@ from adapterhub.client.cli.options import Json, Source
 from adapterhub.client.cli.output import note, print_json, print_table, readable_bytes
 
 if TYPE_CHECKING:
-    from adapterhub.client.transport import Transport
+    from adapterhub.client.client import HubClient
+    from adapterhub.client.settings import Hub
     from adapterhub.spec.reference import AdapterReference
 
 __all__ = ["register"]
@@ -67,10 +68,12 @@ def pull(
 ) -> None:
     """Bring a submission's files here to look at them. Every byte is hashed."""
     from adapterhub.client.moderation import fetch_submission
+    from adapterhub.client.sources.hub import HubSource
 
-    with _asked(submission, source) as (transport, reference):
+    with _asked(submission, source) as (client, hub, reference):
         folder = to or Path(reference.name or "submission")
-        manifest = fetch_submission(transport, reference, folder)
+        here = HubSource(hub, client.transport(hub))
+        manifest = fetch_submission(here, reference, folder, show=client.settings.progress)
     if json:
         print_json({"path": str(folder), "manifest": manifest})
     else:
@@ -102,8 +105,8 @@ def report(
     """Tell the publisher of a version and the operators of the hub that something is wrong with it."""
     from adapterhub.client.moderation import report as send
 
-    with _asked(version, source) as (transport, reference):
-        told = send(transport, reference, kind, text)
+    with _asked(version, source) as (client, hub, reference):
+        told = send(client.transport(hub), reference, kind, text)
     if json:
         print_json(told)
     else:
@@ -113,8 +116,8 @@ def report(
 def _decide(submission: str, source: str | None, json: bool, *, yes: bool, reason: str = "") -> None:
     from adapterhub.client.moderation import decide
 
-    with _asked(submission, source) as (transport, reference):
-        told = decide(transport, reference, approve=yes, reason=reason)
+    with _asked(submission, source) as (client, hub, reference):
+        told = decide(client.transport(hub), reference, approve=yes, reason=reason)
     if json:
         print_json(told)
     else:
@@ -122,11 +125,11 @@ def _decide(submission: str, source: str | None, json: bool, *, yes: bool, reaso
 
 
 @contextmanager
-def _asked(text: str, source: str | None) -> Iterator[tuple[Transport, AdapterReference]]:
-    """The connection to the hub a reference belongs to, and the reference taken apart."""
+def _asked(text: str, source: str | None) -> Iterator[tuple[HubClient, Hub, AdapterReference]]:
+    """A client, the hub a reference belongs to, and the reference taken apart."""
     from adapterhub.client.client import HubClient
     from adapterhub.spec.reference import parse_reference
 
     reference = parse_reference(text)
     with HubClient() as client:
-        yield client.transport(client.hub_of(reference, source)), reference
+        yield client, client.hub_of(reference, source), reference

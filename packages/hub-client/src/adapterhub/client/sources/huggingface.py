@@ -38,6 +38,8 @@ _FILES = ("*.safetensors", "*.json", "*.md", "*.txt")
 #: weights of adapters made before safetensors; core reads them without executing anything
 _LEGACY = ("pytorch_adapter.bin", "pytorch_model_head.bin", "pytorch_model_adapter_fusion.bin", "adapter_model.bin")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9._-]{1,96}\Z", re.ASCII)
+#: seconds in which the hub has to answer before it is asked for a list
+_PATIENCE = 10.0
 _TAGS = ("adapter-transformers", "adapters")
 
 
@@ -69,6 +71,7 @@ class HuggingFaceSource:
         api = self._library.HfApi(endpoint=self._endpoint)
         seen: set[str] = set()
         with _translated("the list of adapters"):
+            self._require_answer()
             for tag in _TAGS:
                 found = api.list_models(
                     filter=tag, author=filters.get("namespace"), search=filters.get("q"), full=True, fetch_config=True
@@ -125,6 +128,12 @@ class HuggingFaceSource:
             f"{repository}: {', '.join(broken)} in the Hugging Face cache ({folder}) is not what was published.",
             hint="Delete that folder and download again.",
         )
+
+    def _require_answer(self) -> None:
+        """Ask once whether the hub is there: for a list, the library would go on asking for half a minute."""
+        from huggingface_hub import constants
+
+        self._library.get_session().head(self._endpoint or constants.ENDPOINT, timeout=_PATIENCE)
 
     def _snapshot(self, repository: str, revision: str | None, *, force: bool) -> Path:
         from huggingface_hub.utils import disable_progress_bars
