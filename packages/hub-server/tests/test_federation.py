@@ -14,12 +14,13 @@ import pytest
 from adapter_folder import write_folder
 from conftest import Stores
 from hub import Hub, digest_of, publish
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 
 from adapterhub.server.federation import upstream as upstream_module
 from adapterhub.server.federation.tables import upstream_files
+from adapterhub.server.operations.verification import prune_pulled, verify
 from adapterhub.server.settings import Settings
-from adapterhub.server.storage.tables import adapters, hub as hub_table, now
+from adapterhub.server.storage.tables import adapters, blobs, hub as hub_table, now
 from adapterhub.spec.index import IndexEntry, bucket_path, word_path
 from adapterhub.spec.lookup import look_up
 
@@ -196,6 +197,31 @@ def test_what_is_not_here_is_pulled_through_bit_for_bit(both: tuple[Hub, Hub, As
     assert 1 <= len(asked.lines) == len(set(asked.lines)) <= 3  # what our own adapters have too is not asked for
     part = front.http.get(f"/v1/blobs/{json.loads(body)['files'][0]['digest']}", headers={"Range": "bytes=1-3"})
     assert part.status_code == 206
+
+
+def test_what_was_pulled_long_ago_can_be_removed_and_is_pulled_again(
+    both: tuple[Hub, Hub, Asked], tmp_path: Path
+) -> None:
+    front, _, asked = both
+    digest = front.http.get("/v1/resolve", params={"ref": "sst", "model": MODEL}).json()["digest"]
+    files = front.http.get(f"/v1/manifests/{digest}").json()["files"]
+
+    def get() -> dict[str, bytes]:
+        return {file["path"]: front.http.get(f"/v1/blobs/{file['digest']}").content for file in files}
+
+    first = get()
+    own = {blob.digest for blob in front.storage.blobs.stored()} - {file["digest"] for file in files}
+    assert prune_pulled(front.storage, days=1) == 0
+    with front.storage.database.read() as connection:
+        ours = set(connection.execute(select(blobs.c.digest)).scalars())
+    kept = {file["digest"] for file in files} & ours  # our own adapters have these bytes too
+    assert prune_pulled(front.storage, days=-1) == len(files) - len(kept) > 0
+    assert {blob.digest for blob in front.storage.blobs.stored()} == own | kept
+    assert verify(front.storage).problems == []
+    asked.lines.clear()
+    assert get() == first == {name: (tmp_path / "p" / name).read_bytes() for name in first}
+    assert len(asked.lines) == len(files) - len(kept)
+    assert prune_pulled(front.storage, days=1) == 0
 
 
 def test_a_namespace_that_is_ours_is_never_asked_for(both: tuple[Hub, Hub, Asked]) -> None:

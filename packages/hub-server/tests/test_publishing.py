@@ -16,7 +16,7 @@ from adapter_folder import write_folder
 from hub import Hub, digest_of, manifest_of, publish, upload, upload_folder
 
 from adapterhub.server.operations.verification import prune, verify
-from adapterhub.server.publishing import service, uploads
+from adapterhub.server.publishing import service, uploads, validation
 from adapterhub.spec.heads import parse_head
 from adapterhub.spec.manifest import Manifest
 
@@ -332,6 +332,54 @@ def test_an_upload_survives_a_death_between_bytes_and_records(
     assert client.put(location, params={"digest": digest_of(data)}).status_code == 201
     assert client.get(f"/v1/blobs/{digest_of(data)}").content == data
     assert prune(hub.storage, hours=0) == 1  # nothing but the blob itself, which no version uses
+
+
+@pytest.mark.parametrize("way", ["whole", "large", "pieces"])
+def test_files_nobody_publishes_count_against_the_quota_too(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(uploads, "_SMALL", 100 if way == "large" else 10**6)
+    client, operator = hub.member("demo"), hub.operator()
+    operator.patch("/v1/organisations/demo", json={"max_bytes": 1000}).raise_for_status()
+
+    def bring(letter: bytes, size: int = 400) -> int:
+        data = letter * size
+        if way != "pieces":
+            return client.post("/v1/uploads", params={"digest": digest_of(data)}, content=data).status_code
+        location = client.post("/v1/uploads").json()["location"]
+        return client.patch(location, content=data, headers={"Upload-Offset": "0"}).status_code
+
+    assert [bring(letter) // 100 for letter in (b"a", b"b")] == [2, 2]
+    assert bring(b"c") == 413  # 200 are left
+    assert bring(b"d", 200) // 100 == 2
+    refused = client.post("/v1/uploads", params={"digest": digest_of(b"x")}, content=b"x")
+    assert refused.status_code == 413 and "not published yet" in refused.json()["detail"]
+    assert hub.member("other").post("/v1/uploads", params={"digest": digest_of(b"x")}, content=b"x").status_code == 201
+    operator.patch("/v1/organisations/demo", json={"max_bytes": 10**6}).raise_for_status()
+    assert publish(client, folder).status_code == 201
+
+
+def test_what_is_published_counts_once(hub: Hub, folder: Path) -> None:
+    client = hub.member("demo")
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    hub.operator().patch("/v1/organisations/demo", json={"max_bytes": size + 10}).raise_for_status()
+    assert publish(client, folder).status_code == 201
+    assert client.post("/v1/uploads", params={"digest": digest_of(b"0123")}, content=b"0123").status_code == 201
+    data = b"0123456789"
+    assert client.post("/v1/uploads", params={"digest": digest_of(data)}, content=data).status_code == 413
+
+
+def test_only_so_many_folders_are_validated_at_once(hub: Hub) -> None:
+    def check() -> Any:
+        return hub.http.post("/v1/validate", files={"files": ("adapter_config.json", b"{}")})
+
+    for _ in range(validation.AT_ONCE):
+        hub.app.state.validating.acquire()
+    refused = check()
+    assert refused.status_code == 429 and refused.headers["retry-after"] == "2"
+    assert refused.json()["code"] == "QuotaExceeded"
+    hub.app.state.validating.release()
+    assert [check().status_code for _ in range(3)] == [200] * 3  # each gives its place back
 
 
 def test_an_upload_has_only_so_many_pieces(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

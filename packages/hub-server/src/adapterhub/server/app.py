@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import threading
 from collections.abc import AsyncIterator
 
 from anyio import CapacityLimiter
@@ -19,6 +20,7 @@ from adapterhub.server.operations.downloads import Downloads, count_downloads
 from adapterhub.server.operations.requests import RequestLayer, configure_logging
 from adapterhub.server.operations.sweeping import sweep
 from adapterhub.server.problems import PROBLEM_RESPONSES, add_problem_handlers
+from adapterhub.server.publishing.validation import AT_ONCE
 from adapterhub.server.resolving.answers import Answers
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage import open_storage
@@ -82,6 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.answers = Answers(storage.database)
     app.state.upstream = Upstream(app, settings, storage) if settings.upstream else None
     app.state.downloads = Downloads(storage)
+    app.state.validating = threading.Semaphore(AT_ONCE)
     app.state.background = [count_downloads, deliver_webhooks, sweep, look_at_weights]
     add_problem_handlers(app)
     for name in ROUTERS:

@@ -146,6 +146,14 @@ def verify(
             "--prune", help="Delete blobs no version uses, and what broken uploads left, older than two days."
         ),
     ] = False,
+    pulled_days: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="With --prune: delete also what was pulled from upstream more than so many days ago.",
+            show_default="keep",
+        ),
+    ] = None,
     drop_corrupt: Annotated[
         bool, typer.Option("--drop-corrupt", help="Delete broken bytes, so that they can be uploaded again.")
     ] = False,
@@ -154,10 +162,14 @@ def verify(
     """Hash every blob, follow every reference, check the audit log. Exit code 6 if anything is wrong."""
     from adapterhub.server.operations import verification
 
+    if pulled_days is not None and not prune:
+        raise typer.BadParameter("--pulled-days goes with --prune")
     storage = _open(data, database_url, blob_store)
     report = verification.verify(storage, hash_blobs=not fast, rebuild=rebuild, drop_corrupt=drop_corrupt, tell=_say)
     if prune:
         report.removed += verification.prune(storage)
+        if pulled_days is not None:
+            report.removed += verification.prune_pulled(storage, days=pulled_days)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2))
     else:

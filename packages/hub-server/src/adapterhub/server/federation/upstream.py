@@ -197,7 +197,9 @@ class Upstream:
         def keep() -> None:
             self.storage.blobs.adopt(part.path, digest)
             with self.storage.database.write(durable=False) as connection:
-                insert_missing(connection, upstream_blobs, {"digest": digest, "size": part.size, "fetched_at": now()})
+                row = {"digest": digest, "size": part.size, "fetched_at": now()}
+                if not insert_missing(connection, upstream_blobs, row):
+                    connection.execute(update(upstream_blobs).where(upstream_blobs.c.digest == digest).values(**row))
 
         await run_in_threadpool(keep)
         return part.size

@@ -38,7 +38,7 @@ from adapterhub.spec.index import bucket_of, model_bucket_of
 from adapterhub.spec.manifest import Manifest
 from adapterhub.spec.reference import fold
 
-__all__ = ["Report", "prune", "verify"]
+__all__ = ["Report", "prune", "prune_pulled", "verify"]
 
 _PRUNE_HOURS = 48
 
@@ -116,6 +116,31 @@ def prune(storage: Storage, *, hours: float = _PRUNE_HOURS) -> int:
             if connection.execute(delete(blobs).where(here, *_unwanted(hours))).rowcount:
                 storage.blobs.delete(digest)
                 removed += 1
+    return removed
+
+
+def prune_pulled(storage: Storage, *, days: float) -> int:
+    """Delete the bytes of upstream's blobs that were pulled more than `days` ago and that no version here uses; returns how
+    many. They are pulled again when somebody asks for them."""
+    with storage.database.read() as connection:
+        old = list(
+            connection.execute(
+                select(upstream_blobs.c.digest, upstream_blobs.c.size).where(
+                    upstream_blobs.c.fetched_at < now(hours=-24 * days),
+                    ~exists(select(literal(1)).where(blobs.c.digest == upstream_blobs.c.digest)),
+                )
+            ).all()
+        )
+    removed = 0
+    for digest, size in old:
+        with storage.database.change() as connection:
+            # with a row of its own for the moment: who uploads the same bytes now waits, and notices that they are gone
+            if not insert_missing(connection, blobs, {"digest": digest, "size": size, "created_at": now()}):
+                continue
+            if storage.blobs.size(digest) is not None:
+                storage.blobs.delete(digest)
+                removed += 1
+            connection.execute(delete(blobs).where(blobs.c.digest == digest))
     return removed
 
 

@@ -12,7 +12,7 @@ from adapterhub.server.dependencies import Bearer, SettingsOf, StorageOf, Viewer
 from adapterhub.server.operations.metrics import BLOB_BYTES, PUBLISHES
 from adapterhub.server.publishing import uploads
 from adapterhub.server.publishing.service import publish
-from adapterhub.server.publishing.validation import validate_parts
+from adapterhub.server.publishing.validation import one_of_few, validate_parts
 from adapterhub.spec.errors import AdapterHubError, ValidationFailedError
 
 __all__ = ["router"]
@@ -141,4 +141,5 @@ def publish_version(
 )
 async def validate(request: Request, settings: SettingsOf, viewer: ViewerOf) -> dict[str, Any]:
     """The files of a folder (their names are paths in it), or one file. Nothing is kept; all problems are told at once."""
-    return {"problems": await validate_parts(request, settings)}
+    with one_of_few(request.app.state.validating):
+        return {"problems": await validate_parts(request, settings)}

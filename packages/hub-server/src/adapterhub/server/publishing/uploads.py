@@ -17,10 +17,11 @@ from sqlalchemy.exc import IntegrityError as UniqueViolation
 from starlette.concurrency import run_in_threadpool
 
 from adapterhub.server.accounts.viewer import Viewer
+from adapterhub.server.publishing.room import room, room_left, too_large
 from adapterhub.server.settings import Settings
 from adapterhub.server.storage import Storage
 from adapterhub.server.storage.blobs import DIGEST, Part
-from adapterhub.server.storage.tables import blob_owners, blobs, now, organisations, upload_parts, uploads
+from adapterhub.server.storage.tables import blob_owners, blobs, now, upload_parts, uploads
 from adapterhub.spec.errors import (
     AdapterNotFoundError,
     IntegrityError,
@@ -43,7 +44,6 @@ __all__ = [
 
 _SMALL = 256 * 1024  # whole files up to this size are taken in memory and stored in one step
 _MOST_PIECES = 10_000  # of one upload: each is an object in the store
-_ORGANISATION = select(organisations).where(organisations.c.id == bindparam("organisation"))
 _BROUGHT = (
     select(blobs.c.size)
     .join(blob_owners, blob_owners.c.digest == blobs.c.digest)
@@ -98,16 +98,16 @@ async def append(
         OffsetError: `offset` is not where the upload ends, or another request is faster.
         QuotaExceededError: more bytes than a file, or the organisation, may have.
     """
-    expected, room = await run_in_threadpool(_prepare, storage, settings, upload_id, viewer)
+    expected, allowed = await run_in_threadpool(_prepare, storage, settings, upload_id, viewer)
     if offset != expected:
         raise OffsetError(expected)
-    part, failure = await storage.blobs.write_part(upload_id, offset, pieces, room)
+    part, failure = await storage.blobs.write_part(upload_id, offset, pieces, allowed)
     if isinstance(failure, OverflowError) or not part.size:
         await run_in_threadpool(storage.blobs.discard, [part.path])
     else:
         await run_in_threadpool(_note_part, storage, upload_id, part)
     if isinstance(failure, OverflowError):
-        raise _too_large(offset + room)
+        raise too_large(offset + allowed)
     if failure is not None:
         raise failure
     return offset + part.size
@@ -162,13 +162,13 @@ async def upload_whole(
     if data is not None:
         await run_in_threadpool(_store_small, storage, settings, viewer, digest, data)
         return {"digest": digest, "size": len(data)}
-    room = await run_in_threadpool(_room, storage, settings, viewer.organisation_id)
+    allowed = await run_in_threadpool(room, storage, settings, viewer.organisation_id)
     upload_id = secrets.token_hex(16)
-    part, failure = await storage.blobs.write_part(upload_id, 0, pieces, room)
+    part, failure = await storage.blobs.write_part(upload_id, 0, pieces, allowed)
     if failure is not None or part.digest != digest:
         await run_in_threadpool(storage.blobs.discard, [part.path])
         if isinstance(failure, OverflowError):
-            raise _too_large(room)
+            raise too_large(allowed)
         if failure is not None:
             raise failure
         raise _mismatch(part.size, part.digest, digest)
@@ -203,9 +203,9 @@ async def _small(pieces: AsyncIterable[bytes]) -> tuple[bytes | None, AsyncItera
 
 
 def _store_small(storage: Storage, settings: Settings, viewer: Viewer, digest: str, data: bytes) -> None:
-    room = _room(storage, settings, viewer.organisation_id)
-    if len(data) > room:
-        raise _too_large(room)
+    allowed = room(storage, settings, viewer.organisation_id)
+    if len(data) > allowed:
+        raise too_large(allowed)
     found = f"sha256:{hashlib.sha256(data).hexdigest()}"
     if found != digest:
         raise _mismatch(len(data), found, digest)
@@ -252,46 +252,17 @@ def _prepare(storage: Storage, settings: Settings, upload_id: str, viewer: Viewe
     with storage.database.read() as connection:
         session = _session(connection, upload_id, viewer)
         offset = _offset(connection, upload_id)
-        room = _room_left(connection, settings, session.organisation_id)
+        left = room_left(storage, connection, settings, session.organisation_id)
         count = select(func.count()).select_from(upload_parts).where(upload_parts.c.upload_id == upload_id)
         pieces = connection.execute(count).scalar_one()
-    if offset >= room:
-        raise _too_large(room)
+    allowed = min(left, settings.max_file_bytes - offset)
+    if allowed <= 0:
+        raise too_large(settings.max_file_bytes)
     if pieces >= _MOST_PIECES:
         raise QuotaExceededError(
             f"The upload has {pieces} pieces already.", hint="Send larger ones.", details={"limit": _MOST_PIECES}
         )
-    return offset, room - offset
-
-
-def _room(storage: Storage, settings: Settings, organisation_id: int | None) -> int:
-    with storage.database.read() as connection:
-        return _room_left(connection, settings, organisation_id)
-
-
-def _room_left(connection: Connection, settings: Settings, organisation_id: int | None) -> int:
-    if organisation_id is None:
-        return settings.max_file_bytes
-    row = connection.execute(_ORGANISATION, {"organisation": organisation_id}).one()
-    limit = row.max_bytes if row.max_bytes is not None else settings.organisation_bytes
-    left = limit - row.used_bytes
-    if left <= 0:
-        error = QuotaExceededError(
-            f"{row.name} has used its {limit} bytes.",
-            hint="Delete versions, or ask the operator for more.",
-            details={"limit": limit},
-        )
-        error.http_status = 413  # type: ignore[attr-defined]
-        raise error
-    return int(min(settings.max_file_bytes, left))
-
-
-def _too_large(limit: int) -> QuotaExceededError:
-    error = QuotaExceededError(
-        f"The file is larger than the {limit} bytes allowed.", hint="Nothing of it was kept.", details={"limit": limit}
-    )
-    error.http_status = 413  # type: ignore[attr-defined]
-    return error
+    return offset, allowed
 
 
 def _check_digest(digest: str) -> None:

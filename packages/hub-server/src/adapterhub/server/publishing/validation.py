@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastapi import Request
+from fastapi import HTTPException, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
@@ -17,9 +21,33 @@ from adapterhub.spec.errors import QuotaExceededError, ValidationFailedError
 from adapterhub.spec.validation.path_names import name_problem
 from adapterhub.spec.validation.problem import Problem
 
-__all__ = ["validate_parts"]
+__all__ = ["AT_ONCE", "one_of_few", "validate_parts"]
 
+#: validations one process does at a time: each holds its files on the disk
+AT_ONCE = 16
 _MAX_FILES = 300
+#: seconds in which the files have to be here
+_PATIENCE = 600.0
+
+
+@contextlib.contextmanager
+def one_of_few(places: threading.Semaphore) -> Iterator[None]:
+    """Take one of the places, for as long as the block lasts.
+
+    Raises:
+        QuotaExceededError: none is free (status 429).
+    """
+    if not places.acquire(blocking=False):
+        error = QuotaExceededError(
+            "The hub is validating as much as it can just now.",
+            hint="Try again in a moment, or validate on your own machine: adapterhub validate FOLDER",
+        )
+        error.headers = {"Retry-After": "2"}  # type: ignore[attr-defined]
+        raise error
+    try:
+        yield
+    finally:
+        places.release()
 
 
 async def validate_parts(request: Request, settings: Settings) -> list[dict[str, Any]]:
@@ -38,7 +66,7 @@ async def validate_parts(request: Request, settings: Settings) -> list[dict[str,
         problems: list[Problem] = []
         placed: list[Path] = []
         try:
-            async with request.form(max_files=_MAX_FILES, max_fields=20) as form:
+            async with asyncio.timeout(_PATIENCE), request.form(max_files=_MAX_FILES, max_fields=20) as form:
                 parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
                 for part in parts:
                     problem, path = await run_in_threadpool(_place, root, part)
@@ -46,6 +74,8 @@ async def validate_parts(request: Request, settings: Settings) -> list[dict[str,
                     placed += [path] if path else []
         except MultiPartException as error:
             raise ValidationFailedError(f"The form cannot be read: {error.message}.") from error
+        except TimeoutError:
+            raise HTTPException(408, f"The files took longer than {_PATIENCE:.0f} seconds.") from None
         except ClientDisconnect:
             raise QuotaExceededError("The upload was broken off.") from None
         if not parts:

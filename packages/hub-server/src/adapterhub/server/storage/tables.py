@@ -184,6 +184,7 @@ blob_owners = Table(
     Column("digest", String(71), ForeignKey("blobs.digest"), primary_key=True),
     Column("organisation_id", BigId, ForeignKey("organisations.id"), primary_key=True),
     Column("created_at", String(27), nullable=False),
+    Index("ix_blob_owners_organisation_created", "organisation_id", "created_at"),
 )
 
 uploads = Table(
