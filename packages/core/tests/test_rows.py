@@ -24,7 +24,19 @@ CONFIGS = {
     "p": "prefix_tuning[prefix_length=3,bottleneck_size=8]",
     "q": "prefix_tuning[prefix_length=5,flat=True]",
     "r": "prefix_tuning[prefix_length=2,flat=True,use_gating=True]",
+    "o": "prefix_tuning[prefix_length=3,flat=True,use_gating=True,shared_gating=False]",
+    "n": "lora[r=4,use_gating=True,bias=True]",
+    "d": "lora[r=4,alpha=3,use_dora=True]",
+    "e": "lora[r=2,alpha=8,use_dora=True,bias=True]",
+    "u": "ia3[use_gating=True]",
+    "f": "loreft[r=2,prefix_positions=1,suffix_positions=2]",
+    "g": "loreft[r=3,prefix_positions=1,suffix_positions=2]",
+    "h": "noreft[r=2,prefix_positions=1,suffix_positions=2]",
+    "i": "loreft[r=2,tied_weights=True]",
+    "j": "direft[r=2]",
 }
+#: adapters of one make: rows of them run as one
+TOGETHER = ["kl", "klmn", "mn", "de", "dekm", "stu", "pqro", "fgh"]
 
 ROWS = [
     ["a", "b", "a", "b", "b", "a"],
@@ -39,6 +51,15 @@ ROWS = [
     ["s", "k", "t", "l", "a"],
     ["p", "q", "q", None, "p"],
     ["p", "r", "q"],
+    ["o", "r", None, "p", "o"],
+    ["n", "m", None, "n", "k"],
+    ["d", "e", None, "d", "e"],
+    ["d", "k", "n", None, "e", "l"],
+    ["d", "e"],
+    ["u", "s", None, "u", "t"],
+    ["f", "g", None, "h", "f"],
+    ["g", "f"],
+    ["f", "i", "j", None, "a"],
 ]
 
 
@@ -59,7 +80,20 @@ def test_each_row_is_as_it_is_alone(model: Any, names: list[str | None], tokens:
         run(model, ids(len(names) + 1, tokens), adapter_names=names)
 
 
-@pytest.mark.parametrize("names", [["k", "l", "k", None], ["s", "t", None, "s"], ["p", "q", "p", None]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["k", "l", "k", None],
+        ["m", "n", "k", None],
+        ["d", "e", "d", None],
+        ["s", "t", None, "s"],
+        ["u", "t", None, "u"],
+        ["p", "q", "p", None],
+        ["o", "r", "p", None],
+        ["f", "g", "h", None],
+    ],
+    ids=lambda names: "-".join(map(str, names)),
+)
 def test_gradients_are_those_of_single_rows(model: Any, names: list[str | None]) -> None:
     wanted = [p for name in dict.fromkeys(names) if name for p in model.get_adapter(name).values()]
     inputs = ids(4)["input_ids"]
@@ -92,12 +126,14 @@ def test_new_weights_of_one_adapter_are_seen(model: Any) -> None:
     assert changed == [False, True, False, False]
 
 
-def test_however_many_loras_there_are_a_site_computes_two_products(model: Any) -> None:
+@pytest.mark.parametrize("names", TOGETHER)
+def test_however_many_adapters_there_are_a_site_computes_as_many_products(model: Any, names: str) -> None:
     counts = []
-    for names in (["k", "l"] * 2, ["k", "l"] * 8):
-        run(model, ids(len(names), 2), adapter_names=names)
+    for rows in ([*names] * 2, [*names] * 8):
+        inputs = ids(len(rows), 2)
+        run(model, inputs, adapter_names=rows)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
-            run(model, ids(len(names), 2), adapter_names=names)
+            run(model, inputs, adapter_names=rows)
         counts.append(sum(event.count for event in record.key_averages() if "mm" in event.key))
     assert counts[0] == counts[1]
 

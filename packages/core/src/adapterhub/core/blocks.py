@@ -10,6 +10,7 @@ from torch import nn
 
 from adapterhub.core.fusing import fusing
 from adapterhub.core.mixed import mixed_rows
+from adapterhub.core.mixed_layers import mixed_layers
 from adapterhub.core.mixed_linears import mixed_linears
 from adapterhub.core.mixed_prefixes import mixed_prefixes
 from adapterhub.core.operations import Chain, Chunks, Mean, Operation
@@ -79,7 +80,7 @@ def _runs(
             return mixed_rows(modules, counts, site.norm, expand=expand, alone=site.alone)
         if all(module is None for module in modules):
             return None
-        for together in (mixed_linears, mixed_prefixes):
+        for together in (mixed_linears, mixed_prefixes, mixed_layers):
             operation = together(modules, counts, expand=expand)
             if operation is not None:
                 return operation

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adapterhub.core.gates import RowGates
 from adapterhub.core.kept import Kept
 from adapterhub.core.methods.ia3 import IA3
 from adapterhub.core.methods.lora import LoRA
@@ -28,16 +29,16 @@ def mixed_linears(
         expand: whether a batch k times as long makes every run k times as long.
 
     Returns:
-        None where the modules cannot run as one: they are of several methods, or have gates or magnitudes.
+        None where the modules cannot run as one: they are of several methods, or drop something in training each in its way.
     """
     present = list(dict.fromkeys(module for module in modules if module is not None))
     number = {module: i for i, module in enumerate(present)}
     takes = [len(present) if module is None else number[module] for module in modules]
     batch = Numbered(takes, counts, expand=expand)
-    updates = [module for module in present if isinstance(module, LoRA) and module.gate is module.magnitude is None]
+    updates = [module for module in present if isinstance(module, LoRA)]
     if len(updates) == len(present) and len({(module.dropout, module.a.dtype) for module in updates}) == 1:
         return MixedLoRA(updates, batch)
-    scales = [module for module in present if isinstance(module, IA3) and module.gate is None and not module.dropout]
+    scales = [module for module in present if isinstance(module, IA3) and not module.dropout]
     if len(scales) == len(present) and len({module.scale.dtype for module in scales}) == 1:
         return MixedIA3(scales, batch)
     return None
@@ -61,9 +62,11 @@ class _Updates:
         return _Updates(self.a.index_select(0, index), self.b.index_select(0, index), bias)
 
 
-def _updated(value: Tensor, read: Tensor, weights: _Updates) -> Tensor:
-    """value + read A B + bias, group by group: [G, S, out]."""
+def _updated(value: Tensor | None, read: Tensor, weights: _Updates) -> Tensor:
+    """value + read A B + bias, group by group: [G, S, out]; without value, read A B alone."""
     inner = torch.bmm(read, weights.a)
+    if value is None:
+        return torch.bmm(inner, weights.b)
     if inner.dtype == value.dtype == weights.b.dtype:
         result = torch.baddbmm(value, inner, weights.b)
     else:
@@ -72,10 +75,11 @@ def _updated(value: Tensor, read: Tensor, weights: _Updates) -> Tensor:
 
 
 class MixedLoRA(Operation):
-    """Runs of rows, each through one LoRA (several ranks and scales are fine), or through none.
+    """Runs of rows, each through one LoRA, or through none. Several ranks and scales are fine, and so are gates and magnitudes
+    of some.
 
     Args:
-        modules: without gates and magnitudes.
+        modules: of one dtype and dropout.
         batch: which row takes which; the number after the last stands for none.
     """
 
@@ -84,6 +88,11 @@ class MixedLoRA(Operation):
     def __init__(self, modules: Sequence[LoRA], batch: Numbered) -> None:
         self.modules, self.batch = list(modules), batch
         self.stacked = Kept(modules, self._stack)
+        gates = [module.gate for module in modules]
+        self.gates = None if not any(gates) else RowGates(gates, batch)
+        self.norms = None
+        if any(module.magnitude is not None for module in modules):
+            self.norms = Kept([*modules, modules[0].linear.site.linear], self._stack_norms)
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         assert beside is not None
@@ -91,30 +100,47 @@ class MixedLoRA(Operation):
         weights = self.stacked.get()
         if beside.dtype != model.a.dtype and not torch.is_autocast_enabled(beside.device.type):
             beside = beside.to(model.a.dtype)
-        if model.dropout and model.training:
-            beside = F.dropout(beside, model.dropout)
-        read = beside.reshape(rows, -1, beside.shape[-1])
-        given = value.reshape(rows, -1, value.shape[-1])
-        return self._picked(given, read, weights).view(value.shape)
+        dropped = F.dropout(beside, model.dropout) if model.dropout and model.training else beside
+        read = dropped.reshape(rows, -1, beside.shape[-1])
+        if self.gates is None and self.norms is None:
+            given = value.reshape(rows, -1, value.shape[-1])
+            return self._picked(given, read, weights).view(value.shape)
+        update = self._picked(None, read, weights).view(value.shape)
+        if self.gates is not None:
+            update = update * self.gates(beside)
+        result = self._placed(value, update.to(value.dtype))
+        if weights.bias is not None:
+            result = result + self._of_rows(weights.bias, result)
+        return result
 
-    def _picked(self, value: Tensor, read: Tensor, weights: _Updates) -> Tensor:
-        """value [B, S, out] with the update of each row's read [B, S, in]. Few tokens are brought to the weights, sorted by
-        adapter; to many, each row's weights."""
-        rows, length, width = value.shape
-        things = self.batch.things
+    def _placed(self, value: Tensor, update: Tensor) -> Tensor:
+        """Value and update together: added, and where there are magnitudes brought to them."""
+        if self.norms is None:
+            return value + update
+        factor, offset = (self._of_rows(part, value) for part in self.norms.get())
+        return (value - offset + update) * factor + offset
+
+    def _of_rows(self, stacked: Tensor, like: Tensor) -> Tensor:
+        """What each row takes of [N + 1, 1, out], to go with [B, …, out]."""
+        picked = stacked.index_select(0, self.batch.rows(like.shape[0], like.device)).to(like.dtype)
+        return picked.view(-1, *[1] * (like.dim() - 2), picked.shape[-1])
+
+    def _picked(self, value: Tensor | None, read: Tensor, weights: _Updates) -> Tensor:
+        """value [B, S, out] (None: 0) with the update of each row's read [B, S, in]. Few tokens are brought to the weights,
+        sorted by adapter; to many, each row's weights."""
+        rows, length, inputs = read.shape
+        width, things = weights.b.shape[2], self.batch.things
         if self.batch.even:
             self.batch.lengths(rows)  # raises where the batch does not fit
-            parts = value.reshape(things, -1, width), read.reshape(things, -1, read.shape[-1])
-            return _updated(*parts, weights.first(things)).view(value.shape)
-        groups = self.batch.groups(rows, value.device) if length <= weights.a.shape[2] else None
+            given = None if value is None else value.reshape(things, -1, width)
+            return _updated(given, read.reshape(things, -1, inputs), weights.first(things)).view(rows, length, width)
+        groups = self.batch.groups(rows, read.device) if length <= weights.a.shape[2] else None
         if groups is None:
-            return _updated(value, read, weights.rows(self.batch.rows(rows, value.device)))
+            return _updated(value, read, weights.rows(self.batch.rows(rows, read.device)))
         order, places = groups
-        parts = (
-            value.index_select(0, order).view(things, -1, width),
-            read.index_select(0, order).view(things, -1, read.shape[-1]),
-        )
-        return _updated(*parts, weights.first(things)).view(-1, length, width).index_select(0, places)
+        given = None if value is None else value.index_select(0, order).view(things, -1, width)
+        found = _updated(given, read.index_select(0, order).view(things, -1, inputs), weights.first(things))
+        return found.view(-1, length, width).index_select(0, places)
 
     def _stack(self) -> _Updates:
         size = max(module.a.shape[0] for module in self.modules)
@@ -127,22 +153,40 @@ class MixedLoRA(Operation):
             bias = torch.stack([*offsets, nothing]).unsqueeze(1)
         return _Updates(torch.stack([*a, torch.zeros_like(a[0])]), torch.stack([*b, torch.zeros_like(b[0])]), bias)
 
+    def _stack_norms(self) -> tuple[Tensor, Tensor]:
+        """Factors m / ‖W + s B A‖ and what they leave alone, the bias of the map, both [N + 1, 1, out]; where there is no
+        magnitude 1 and 0."""
+        like = next(module.magnitude for module in self.modules if module.magnitude is not None)
+        found = [module.norms() or (torch.ones_like(like), None) for module in self.modules]
+        factors = [factor for factor, _ in found] + [torch.ones_like(like)]
+        offsets = [torch.zeros_like(like) if bias is None else bias.to(like.dtype) for _, bias in found]
+        offsets.append(torch.zeros_like(like))
+        return torch.stack(factors).unsqueeze(1), torch.stack(offsets).unsqueeze(1)
+
 
 class MixedIA3(Operation):
-    """Runs of rows, each rescaled by one IA3, or by none.
+    """Runs of rows, each rescaled by one IA3, or by none; some may have gates.
 
     Args:
-        modules: without gates and dropout.
+        modules: without dropout.
         batch: which row takes which; the number after the last stands for none.
     """
+
+    needs_residual = True
 
     def __init__(self, modules: Sequence[IA3], batch: Numbered) -> None:
         self.modules, self.batch = list(modules), batch
         self.stacked = Kept(modules, self._stack)
+        gates = [module.gate for module in modules]
+        self.gates = None if not any(gates) else RowGates(gates, batch)
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         scales = self.stacked.get().index_select(0, self.batch.rows(value.shape[0], value.device))
-        return (value * scales.view(-1, *[1] * (value.dim() - 2), scales.shape[-1])).to(value.dtype)
+        scales = scales.view(-1, *[1] * (value.dim() - 2), scales.shape[-1])
+        if self.gates is not None:
+            assert beside is not None
+            scales = scales * self.gates(beside)
+        return (value * scales).to(value.dtype)
 
     def _stack(self) -> Tensor:
         """Scales [N + 1, width]; the last is 1."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adapterhub.core.gates import RowGates
 from adapterhub.core.kept import Kept
 from adapterhub.core.methods.prefix import Prefix
 from adapterhub.core.operations import Operation
@@ -19,32 +20,42 @@ __all__ = ["MixedPrefixes", "mixed_prefixes"]
 def mixed_prefixes(
     modules: Sequence[nn.Module | None], counts: Sequence[int] | None, *, expand: bool
 ) -> Operation | None:
-    """The operation for runs of rows, as `mixed_linears` has it; None where a prefix has gates or dropout."""
+    """The operation for runs of rows, as `mixed_linears` has it; None where a prefix has dropout."""
     present = list(dict.fromkeys(module for module in modules if module is not None))
     number = {module: i for i, module in enumerate(present)}
     takes = [len(present) if module is None else number[module] for module in modules]
-    plain = [module for module in present if isinstance(module, Prefix) and module.gate is None and not module.drops]
+    plain = [module for module in present if isinstance(module, Prefix) and not module.drops]
     if len(plain) < len(present):
         return None
     return MixedPrefixes(plain, Numbered(takes, counts, expand=expand))
 
 
 class MixedPrefixes(Operation):
-    """Runs of rows, each with one prefix in front of the prefixes before it, or with none.
+    """Runs of rows, each with one prefix in front of the prefixes before it, or with none; some may have gates.
 
     Args:
-        modules: without gates and dropout.
+        modules: without dropout.
         batch: which row takes which; the number after the last stands for none.
     """
+
+    needs_residual = True
 
     def __init__(self, modules: Sequence[Prefix], batch: Numbered) -> None:
         self.moves_text = all(module.moves_text for module in modules)
         self.modules, self.batch = list(modules), batch
         self.stacked = Kept([part for module in modules for part in (module, module.network)], self._stack)
+        gates = [module.gate for module in modules]
+        self.gates = None if not any(gates) else RowGates(gates, batch)
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         tokens = self.stacked.get().index_select(0, self.batch.rows(value.shape[0], value.device))
         tokens = tokens.to(value.dtype)
+        if self.gates is not None:
+            assert beside is not None
+            size = self.modules[0].network.size
+            gate = self.gates(beside).to(value.dtype)
+            keys, values, there = tokens.split((size, size, 1), -1)
+            tokens = torch.cat((keys * gate[..., :1], values * gate[..., -1:], there), -1)
         return torch.cat((tokens, value), 1) if value.shape[1] else tokens
 
     def _stack(self) -> Tensor:

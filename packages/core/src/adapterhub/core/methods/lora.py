@@ -129,10 +129,17 @@ class LoRA(Slim):
         if self.magnitude is None:
             return output + update
         factor = kept(self, self._factor, self.linear.site.linear).to(output.dtype)
-        bias = None if self.unscaled_norm else self.linear.bias()
+        bias = self._kept_bias()
         if bias is None:
             return (output + update) * factor
         return (output - bias + update) * factor + bias
+
+    def norms(self) -> tuple[Tensor, Tensor | None] | None:
+        """m / ‖W + s B A‖ [out] and the bias of the map [out], which it does not rescale; None without DoRA."""
+        return None if self.magnitude is None else (self._factor(), self._kept_bias())
+
+    def _kept_bias(self) -> Tensor | None:
+        return None if self.unscaled_norm else self.linear.bias()
 
     def _factor(self) -> Tensor:
         """m / ‖W + s B A‖ [out]."""

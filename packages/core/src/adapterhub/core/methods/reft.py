@@ -63,7 +63,7 @@ class Intervention(Slim):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """What is added to `hidden` [..., d]."""
-        projection = kept(self, self._rows) if self.orthogonal else self.projection
+        projection = kept(self, self.rows) if self.orthogonal else self.projection
         value = hidden.to(projection.dtype)
         target = self.source.forward(value)
         if self.act is not None:
@@ -74,8 +74,9 @@ class Intervention(Slim):
             target = F.dropout(target, self.dropout)
         return (target @ projection).to(hidden.dtype)
 
-    def _rows(self) -> Tensor:
-        return orthonormal_rows(self.projection)
+    def rows(self) -> Tensor:
+        """P [r, d]: the stored matrix, its rows made orthonormal where they shall be."""
+        return orthonormal_rows(self.projection) if self.orthogonal else self.projection
 
 
 class Reft(Slim):
@@ -98,6 +99,10 @@ class Reft(Slim):
             mask: 1 for tokens, 0 for padding, [B, L], of all tokens so far; with L > T the first L - T were seen in earlier
                 calls. None: T tokens, no padding.
         """
+        return self.changed(hidden, mask, lambda unit, value: unit.forward(value))
+
+    def changed(self, hidden: Tensor, mask: Tensor | None, change: Callable[[Intervention, Tensor], Tensor]) -> Tensor:
+        """As `forward`, with `change(intervention, states [B, n, d])` in place of what the intervention adds."""
         rows, length, width = hidden.shape
         if mask is None:
             mask = hidden.new_ones(rows, length)
@@ -108,7 +113,7 @@ class Reft(Slim):
         for intervention, positions in self._units(start, count, hidden.device):
             inside = (positions >= start[:, None].clamp(min=seen)) & (positions < (start + count)[:, None])
             index = (positions - seen).clamp(0, length - 1)[..., None].expand(-1, -1, width)
-            update = intervention.forward(hidden.gather(1, index)) * inside[..., None].to(hidden.dtype)
+            update = change(intervention, hidden.gather(1, index)) * inside[..., None].to(hidden.dtype)
             changed = changed.scatter_add(1, index, update)
         return changed
 
