@@ -118,6 +118,7 @@ def test_maps_that_are_read_but_never_called_have_no_role() -> None:
         ("falcon", {}),
         ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
         ("gpt_bigcode", {}),
+        ("gpt_bigcode", {"multi_query": False, "num_key_value_heads": 4}),
     ],
 )
 def test_queries_keys_and_values_of_a_fused_map(model_type: str, fixed: dict[str, Any]) -> None:

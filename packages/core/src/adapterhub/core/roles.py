@@ -48,6 +48,8 @@ _ROLES: dict[str, str] = {
 }
 #: attention classes whose fused map lies in no order the roles know
 _SHUFFLED = frozenset({"CodeGenAttention"})
+#: attention classes whose fused map holds q, k and v head by head, whatever it is called
+_BY_HEAD = frozenset({"GPTBigCodeAttention"})
 _CROSS = ("cross", "encoder_attn", "EncDec")
 
 
@@ -56,7 +58,10 @@ def linears_of(layer: nn.Module, runs: Callable[[str], bool] = lambda path: True
     maps whose weights they read without calling them, where no hook would act."""
     found = _by_role(layer, runs)
     fused = found.get("qkv", "")
-    if type(layer.get_submodule(fused.rpartition(".")[0])).__name__ in _SHUFFLED:
+    owner = type(layer.get_submodule(fused.rpartition(".")[0])).__name__
+    if owner in _BY_HEAD:
+        found["qkv_by_head"] = found.pop("qkv")
+    if owner in _SHUFFLED:
         del found["qkv"]
     return found
 
