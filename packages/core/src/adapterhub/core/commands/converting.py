@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from adapterhub.core.checkpoints import check_base_model, hub_name_of, read_adapter, write_checkpoint
+from adapterhub.core.base_models import check_base_model, hub_name_of
+from adapterhub.core.checkpoints import read_adapter, write_checkpoint
 from adapterhub.core.commands.loading import adapter_folder, note, quiet
 from adapterhub.core.formats import FORMATS, detect
 from adapterhub.core.formats.files import read_json
