@@ -50,7 +50,7 @@ WINDOW = 200
 #: In a cursor: before everything in a window.
 FIRST = -1e300
 #: Candidates whose facets are counted; where there are more matches, the counts are lower bounds.
-SAMPLE = 300
+SAMPLE = 200
 #: Up to so many matches are sorted; with more, walking along the order mostly meets the wanted ones sooner.
 FEW = 2000
 #: So many listings are walked along before all matches are sorted after all.
