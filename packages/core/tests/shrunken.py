@@ -61,6 +61,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "autoformer": {"prediction_length": 4},
     "bamba": {"attn_layer_indices": [1]},
     "beit": {"image_size": 32},
+    "convnext": {"image_size": 64},
     "bros": {"dim_bbox_sinusoid_emb_2d": 8, "dim_bbox_sinusoid_emb_1d": 4, "dim_bbox_projection": 8, "dim_bbox": 8},
     "csm": {"num_codebooks": 4},
     "deepseek_v2": {"num_experts_per_tok": 2},

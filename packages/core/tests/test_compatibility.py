@@ -68,6 +68,45 @@ def test_albert_runs_as_there_under_compat(tmp_path: Path) -> None:
         model.active_adapters = ah.Stack("a", "b")
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text"])
+def test_gemma_runs_as_there_under_compat(tmp_path: Path, model_type: str) -> None:
+    """There h is taken before the norm that ends the sublayer, and x = norm(h + r) with the last layer's norm: by hand."""
+    folder = _saved(tmp_path, model_type, "pfeiffer[reduction_factor=4]")
+    model: Any = ah.init(shrunken(model_type, num_hidden_layers=2))
+    inputs = dummy_inputs(model, rows=2)
+    layers = model.layers
+    for number, layer in enumerate(layers):  # norms that differ from layer to layer
+        layer.post_feedforward_layernorm.weight.fill_(0.5 + number)
+    model.load_adapter(folder, compat="adapters-1.3", set_active=True)
+    assert not [note for note in ah.load_report().notes if "norm" in note]
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.get_adapter("a").values():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    got = model(**inputs).last_hidden_state
+    rows = model(**inputs, adapter_names=["a", None]).last_hidden_state
+    model.active_adapters = None
+    bare = model(**inputs).last_hidden_state
+    weights = model.get_adapter("a")
+    seen: list[torch.Tensor] = []
+    for number, layer in enumerate(layers):
+
+        def by_hand(norm: Any, args: Any, number: int = number) -> tuple[torch.Tensor]:
+            h, r = args[0], seen.pop()
+            x = layers[-1].post_feedforward_layernorm.forward(h + r)
+            part = {key: weights[f"decoder.{number}.ffn.{key}"] for key in ("down.weight", "down.bias", "up.weight")}
+            inner = torch.relu(x @ part["down.weight"].T + part["down.bias"])
+            return (h + inner @ part["up.weight"].T + weights[f"decoder.{number}.ffn.up.bias"],)
+
+        layer.pre_feedforward_layernorm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        layer.post_feedforward_layernorm.register_forward_pre_hook(by_hand)
+    torch.testing.assert_close(model(**inputs).last_hidden_state, got, rtol=0, atol=1e-5)
+    torch.testing.assert_close(rows, torch.stack([got[0], bare[1]]), rtol=0, atol=1e-5)
+    with pytest.raises(CheckpointError, match="compat"):
+        model.save_adapter(tmp_path / "b", "a")
+    model.save_adapter(tmp_path / "c", "a", format="adapters")
+
+
 @pytest.mark.parametrize(("model_type", "told"), [("deberta", "random bias"), ("xmod", "language modules")])
 def test_adapters_trained_on_another_model_than_this_are_refused(tmp_path: Path, model_type: str, told: str) -> None:
     folder = _saved(tmp_path, model_type, "pfeiffer[reduction_factor=4]")

@@ -382,7 +382,7 @@ def _check_dora(adapter: Adapter, pool: Pool, format: str) -> None:
     """
     from adapterhub.core.sites.linears import LinearSite
 
-    if format != "adapters" and any(module.__dict__.get("exchanged") for module in adapter.modules.values()):
+    if format != "adapters" and any(module.__dict__.get("as_there") for module in adapter.modules.values()):
         raise CheckpointError(
             f"{adapter.name!r} was loaded with compat={COMPAT!r}; only the format of adapters means the same by it.",
             hint='Use format="adapters".',

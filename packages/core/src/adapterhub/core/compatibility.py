@@ -5,7 +5,7 @@
 | DoRA | the norm lacks alpha / r, the bias is rescaled too | as published; `compat="adapters-1.3"` as there |
 | ALBERT, bottleneck after attention | h and r are exchanged | not exchanged, and said; `compat="adapters-1.3"` as there |
 | IA3 with alpha on some of q, k, v of one map | the others are multiplied by alpha too | they are not, and said |
-| Gemma 2 and 3, bottleneck | before the sublayer's norm, the last layer's norm inside | after the sublayer's norm, and said |
+| Gemma 2 and 3, bottleneck | before the sublayer's norm, the last layer's norm inside | after the sublayer's norm, and said; `compat="adapters-1.3"` as there |
 | DeBERTa (v1), ModernBERT | attaching adds a random bias that no checkpoint holds | refused: what it was trained with is lost |
 | X-MOD | attaching removes the model's own language modules | refused: it was trained on another model |
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from adapterhub.core.sites import SublayerSite
 from adapterhub.core.sites.linears import LinearSite
-from adapterhub.spec.config import AdapterConfig, BottleneckConfig, IA3Config, UnionConfig
+from adapterhub.spec.config import AdapterConfig, IA3Config, UnionConfig
 from adapterhub.spec.errors import CheckpointError, InvalidConfigError
 
 if TYPE_CHECKING:
@@ -91,8 +91,12 @@ def _as_there(adapter: Adapter, pool: Pool) -> None:
     for module in adapter.modules.values():
         if getattr(module, "magnitude", None) is not None:
             module.unscaled_norm = True  # type: ignore[assignment]
-    if _model_type(pool) == "albert":
-        _exchange(adapter, pool)
+    model_type = _model_type(pool)
+    for key, module in adapter.modules.items():
+        if model_type == "albert" and _after_attention(pool, key):
+            module.__dict__["as_there"] = "exchanged"
+        if model_type in _LAST_NORM and isinstance(pool.by_key[key], SublayerSite):
+            module.__dict__["as_there"] = "before norm"
 
 
 def _dora(adapter: Adapter) -> Iterator[tuple[str, bool]]:
@@ -106,14 +110,17 @@ def _differences(config: AdapterConfig, adapter: Adapter, pool: Pool) -> Iterato
     model_type, modules = _model_type(pool), adapter.modules
     members = config.configs if isinstance(config, UnionConfig) else (config,)
     if model_type == "albert" and any(
-        _after_attention(pool, key) and not module.__dict__.get("exchanged") for key, module in modules.items()
+        _after_attention(pool, key) and not module.__dict__.get("as_there") for key, module in modules.items()
     ):
         yield "adapters 1.3 exchanges the sublayer's output and the residual after ALBERT's attention", True
-    if model_type in _LAST_NORM and any(isinstance(member, BottleneckConfig) for member in members):
+    if model_type in _LAST_NORM and any(
+        isinstance(pool.by_key[key], SublayerSite) and not module.__dict__.get("as_there")
+        for key, module in modules.items()
+    ):
         yield (
             f"adapters 1.3 runs bottlenecks of {model_type} models before the sublayer's norm, and in every layer the last "
             "layer's norm inside them",
-            False,
+            True,
         )
     fused = any(isinstance(site := pool.by_key[key], LinearSite) and site.place.part is not None for key in modules)
     if fused and any(_scales_others(member) for member in members):
@@ -133,13 +140,6 @@ def _scales_others(config: AdapterConfig) -> bool:
 def _after_attention(pool: Pool, key: str) -> bool:
     site = pool.by_key[key]
     return isinstance(site, SublayerSite) and site.place.kind == "attention"
-
-
-def _exchange(adapter: Adapter, pool: Pool) -> None:
-    """Let the bottlenecks after attention run with h and r exchanged (`operations.Exchanged`)."""
-    for key, module in adapter.modules.items():
-        if _after_attention(pool, key):
-            module.__dict__["exchanged"] = True
 
 
 def _model_type(pool: Pool) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from adapterhub.spec.errors import InvalidConfigError
 
-__all__ = ["AtEmbedding", "Chain", "Chunks", "Exchanged", "Mean", "Operation", "Where", "chosen"]
+__all__ = ["AtEmbedding", "BeforeNorm", "Chain", "Chunks", "Exchanged", "Mean", "Operation", "Where", "chosen"]
 
 #: True everywhere, False nowhere, or a tensor of both that broadcasts to [B, T, 1]
 Where: TypeAlias = bool | Tensor
@@ -27,13 +27,14 @@ class Operation:
     `needs_residual`: whether `beside` is read. `takes_sum`: at a sublayer, whether the operation reads h only as h + r and adds
     to it, so that of (h + r, None) it gives h' + r; where the model forms that sum for its norm, neither needs to be formed
     twice. `replaces_norm`: whether, somewhere, the model's norm(h' + r) is to be replaced by h'. `may_idle`: whether, somewhere,
-    nothing happens, for want of an adapter.
+    nothing happens, for want of an adapter. `before_norm`: whether h is taken before the norm at the end of the sublayer.
     """
 
     needs_residual: bool = False
     takes_sum: bool = False
     replaces_norm: bool = False
     may_idle: bool = False
+    before_norm: bool = False
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         raise NotImplementedError
@@ -89,6 +90,20 @@ class Exchanged(Operation):
 
     def idle(self, rows: int, tokens: int) -> Where:
         return self.inner.idle(rows, tokens)
+
+
+class BeforeNorm(Operation):
+    """Another operation on what the norm at the end of a sublayer is given, instead of on what it gives: where adapters 1.3 runs
+    bottlenecks in Gemma 2 and 3."""
+
+    needs_residual = True
+    before_norm = True
+
+    def __init__(self, inner: Operation) -> None:
+        self.inner = inner
+
+    def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
+        return self.inner(value, beside)
 
 
 class Chain(Operation):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.core.blocks import build
-from adapterhub.core.operations import Exchanged, Operation
+from adapterhub.core.operations import BeforeNorm, Exchanged, Operation
 from adapterhub.core.rows import Rows
-from adapterhub.core.sites import HookedSite
+from adapterhub.core.sites import HookedSite, SublayerSite
 from adapterhub.spec.composition import Composition, Fuse, Parallel
 from adapterhub.spec.errors import InvalidConfigError
 
@@ -51,30 +51,34 @@ def compile_plan(
     if setup is not None:
         for site in pool.sites_of(names_in(setup)):
             if isinstance(site, HookedSite) and site.layer not in skip_layers:
-                operation = build(setup, site, expand=expand)
-                if operation is not None and _exchanged(setup, site):
-                    operation = Exchanged(operation)
+                operation = _built(setup, site, expand=expand)
                 if operation is not None:
                     operations[site.index] = operation
                     used.append(site)
     return Plan(setup, operations, used, _copies(setup), skip_layers)
 
 
-def _exchanged(setup: Composition | Rows, site: HookedSite) -> bool:
-    """Whether the adapters of a setup were loaded at a site to run with h and r exchanged (see `compatibility`).
+def _built(setup: Composition | Rows, site: HookedSite, *, expand: bool) -> Operation | None:
+    """The operation of a setup at a site, run as adapters 1.3 does where its adapters were loaded so (see `compatibility`).
 
     Raises:
         InvalidConfigError: some were, others not.
     """
-    flags = {
-        bool(module.__dict__.get("exchanged")) for name in names_in(setup) if (module := site.find(name)) is not None
+    manners = {
+        module.__dict__.get("as_there", "") for name in names_in(setup) if (module := site.find(name)) is not None
     }
-    if len(flags) > 1:
+    if len(manners) > 1:
         raise InvalidConfigError(
             f"{setup!r} puts adapters loaded with compat='adapters-1.3' together with others, which cannot run as one here.",
             hint="Load all of them with the same compat.",
         )
-    return True in flags
+    manner = manners.pop() if manners else ""
+    if manner == "before norm":
+        assert isinstance(site, SublayerSite)
+        operation = build(setup, site.before_norm(), expand=expand)
+        return None if operation is None else BeforeNorm(operation)
+    operation = build(setup, site, expand=expand)
+    return Exchanged(operation) if operation is not None and manner == "exchanged" else operation
 
 
 def names_in(setup: Composition | Rows | None) -> list[str]:

@@ -20,6 +20,7 @@ one adapter module acts there (`leaf`; at sublayers `sublayers.AtSublayer`). Com
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
 from functools import partial
@@ -247,12 +248,26 @@ class SublayerSite(HookedSite):
     def _kinds(self, operation: Operation) -> str:
         if self.by_sum(operation):
             return "s"
+        if operation.before_norm:
+            return "br"
         kinds = "h"
         if operation.needs_residual or self.place.shared:
             kinds += "r"
         if operation.replaces_norm and self.norm is not None:
             kinds += "n"
         return kinds if self.arranged is None else kinds + "a"
+
+    def before_norm(self) -> SublayerSite:
+        """This site as `operations.BeforeNorm` has it: with the last layer's norm of this kind inside, as adapters 1.3."""
+        alike = [
+            site
+            for site in self.pool.sites
+            if isinstance(site, SublayerSite)
+            and (site.place.kind, site.place.layer.tower) == (self.place.kind, self.place.layer.tower)
+        ]
+        found = copy.copy(self)
+        found.norm = _alone(alike[-1].output)
+        return found
 
     def by_sum(self, operation: Operation) -> bool:
         """Whether the operation acts on h + r where the norm is given it, and not on h."""
@@ -268,6 +283,8 @@ class SublayerSite(HookedSite):
     def _hooks_for(self, kind: str) -> Iterator[RemovableHandle]:
         if kind == "h":
             yield self.output.register_forward_hook(partial(_adapt_sublayer, self))
+        elif kind == "b":
+            yield self.output.register_forward_pre_hook(partial(_adapt_before_norm, self))
         elif kind == "s":
             assert self.norm is not None
             yield self.norm.register_forward_pre_hook(partial(_adapt_sum, self), with_kwargs=True)
@@ -315,9 +332,16 @@ def _keep_first(site: SublayerSite, module: nn.Module, args: tuple[Any, ...], ou
         site.first.put(output if isinstance(output, Tensor) else output[0])
 
 
+def _adapt_before_norm(site: SublayerSite, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    operation = site.operation()
+    if operation is None or not operation.before_norm:
+        return None
+    return (operation(args[0], site.kept.take()), *args[1:])
+
+
 def _adapt_sublayer(site: SublayerSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     operation = site.operation()
-    if operation is None or site.by_sum(operation):
+    if operation is None or operation.before_norm or site.by_sum(operation):
         return None
     hidden = output if isinstance(output, Tensor) else output[0]
     if site.scale != 1.0:
