@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
+from adapterhub.core.caches import CACHE_NAMES
 from adapterhub.core.heads.base import HeadInput
 from adapterhub.core.heads.language_modelling import LanguageModelHead
 
@@ -23,6 +24,6 @@ class CausalLMHead(LanguageModelHead):
         if labels is not None:
             of_text = logits[:, logits.shape[1] - labels.shape[1] :]
             loss = F.cross_entropy(of_text[:, :-1].flatten(0, 1), labels[:, 1:].reshape(-1))
-        names = ("past_key_values", "hidden_states", "attentions")
+        names = (*CACHE_NAMES, "hidden_states", "attentions")
         kept = {name: value for name, value in given.kept().items() if name in names}
         return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)

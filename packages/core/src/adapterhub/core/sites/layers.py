@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from adapterhub.core.caches import seen_before
 from adapterhub.core.carried import Carrier
 from adapterhub.core.operations import Operation
 from adapterhub.core.shapes import arrangement
@@ -65,9 +66,7 @@ def _keep_context(site: LayerSite, module: nn.Module, args: tuple[Any, ...], kwa
     mask = kwargs.get("attention_mask")
     if mask is None and len(args) > 1:
         mask = args[1]
-    cache = kwargs.get("past_key_values")
-    seen = 0 if cache is None else int(cache.get_seq_length())
-    site.context.put((mask if isinstance(mask, Tensor) and mask.dim() == 2 else None, seen))
+    site.context.put((mask if isinstance(mask, Tensor) and mask.dim() == 2 else None, seen_before(kwargs)))
 
 
 def _change_layer(site: LayerSite, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from adapterhub.core.caches import seen_before
 from adapterhub.core.operations import AtEmbedding, Operation
 from adapterhub.core.sites import HookedSite
 from adapterhub.spec.errors import InvalidConfigError
@@ -46,8 +47,7 @@ def _move_up(
         return None
     positions = kwargs.get("position_ids")
     if positions is None:
-        cache = kwargs.get("past_key_values")
-        seen = 0 if cache is None else int(cache.get_seq_length())
+        seen = seen_before(kwargs)
         positions = torch.arange(seen, seen + given.shape[1], device=given.device)[None]
     moved: Tensor = operation(positions.expand(given.shape[0], -1), None)
     return args, {**kwargs, "position_ids": moved}

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from adapterhub.core.caches import seen_before
 from adapterhub.core.carried import Carrier
 from adapterhub.core.operations import AtEmbedding, Operation
 from adapterhub.core.sites import HookedSite
@@ -61,11 +62,6 @@ class PromptSite(HookedSite):
                 yield self.pool.model.register_forward_pre_hook(partial(_lengthen_ids, self), with_kwargs=True)
 
 
-def _cached(kwargs: dict[str, Any]) -> bool:
-    cache = kwargs.get("past_key_values")
-    return cache is not None and cache.get_seq_length() > 0
-
-
 def _added(operation: Operation, like: Tensor) -> int:
     """How many tokens the operation adds."""
     probe = operation(like.new_zeros(like.shape[0], 1, like.shape[-1]), None)
@@ -86,7 +82,7 @@ def _make_room(
     if embedded is None and ids is None:
         return None
     mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
-    first = not _cached(kwargs)
+    first = not seen_before(kwargs)
     if embedded is None:
         embedded = site.pool.base_model.get_input_embeddings()(ids)  # type: ignore[operator]
     count = _added(operation, embedded.new_zeros(embedded.shape[0], 1, site.width))
@@ -167,7 +163,7 @@ def _lengthen_ids(
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Classifiers of decoders read the last token, which they find among the ids: these get as many in front as are added."""
     operation, ids = site.operation(), kwargs.get("input_ids", args[0] if args else None)
-    if operation is None or not isinstance(ids, Tensor) or _cached(kwargs):
+    if operation is None or not isinstance(ids, Tensor) or seen_before(kwargs):
         return None
     weight = next(site.pool.base_model.parameters())
     count = _added(operation, weight.new_zeros(ids.shape[0], 1, site.width))
