@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -12,7 +13,8 @@ __all__ = ["Carrier"]
 
 class _Values(threading.local):
     def __init__(self) -> None:
-        self.by_carrier: dict[int, Any] = {}
+        #: weak: what a model leaves behind goes with it, and never turns up in another one
+        self.by_carrier: WeakKeyDictionary[Carrier, Any] = WeakKeyDictionary()
 
 
 _values = _Values()
@@ -29,15 +31,15 @@ class Carrier:
         if torch.compiler.is_compiling():
             self.traced = value
         else:
-            _values.by_carrier[id(self)] = value
+            _values.by_carrier[self] = value
 
     def peek(self) -> Any:
         """The value kept, which stays; None if there is none."""
-        return self.traced if torch.compiler.is_compiling() else _values.by_carrier.get(id(self))
+        return self.traced if torch.compiler.is_compiling() else _values.by_carrier.get(self)
 
     def take(self) -> Any:
         """The value kept, which is then forgotten; None if there is none."""
         if torch.compiler.is_compiling():
             value, self.traced = self.traced, None
             return value
-        return _values.by_carrier.pop(id(self), None)
+        return _values.by_carrier.pop(self, None)
