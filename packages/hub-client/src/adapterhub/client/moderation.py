@@ -76,9 +76,8 @@ def fetch_submission(
         digest=digest,
         status="available",
     )
-    work = folder.with_name(
-        f".{folder.name}.{unique_name()}.tmp"
-    )  # a cache of its own: submissions stay out of the user's
+    # a cache of its own: submissions stay out of the user's
+    work = folder.with_name(f".{folder.name}.{unique_name()}.tmp")
     try:
         with storage_errors(folder.absolute().parent, _ELSEWHERE):
             folder.absolute().parent.mkdir(parents=True, exist_ok=True)
