@@ -10,7 +10,7 @@ import torch
 from packages.core.tests.tiny import close, ids, loss_of, run, tiny, with_adapters
 
 import adapterhub.core as ah
-from adapterhub.core.mixed import MixedRows
+from adapterhub.core.mixed.bottlenecks import MixedRows
 from adapterhub.spec import InvalidConfigError
 
 CONFIGS = {

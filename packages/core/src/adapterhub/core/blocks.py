@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from adapterhub.core.fusing import fusing
-from adapterhub.core.mixed import mixed_rows
-from adapterhub.core.mixed_layers import mixed_layers
-from adapterhub.core.mixed_linears import mixed_linears
-from adapterhub.core.mixed_prefixes import mixed_prefixes
+from adapterhub.core.mixed.bottlenecks import mixed_rows
+from adapterhub.core.mixed.layers import mixed_layers
+from adapterhub.core.mixed.linears import mixed_linears
+from adapterhub.core.mixed.prefixes import mixed_prefixes
 from adapterhub.core.operations import Chain, Chunks, Mean, Operation
 from adapterhub.core.rows import Rows
 from adapterhub.core.sites import EmbeddingSite, HookedSite, SublayerSite

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adapterhub.core.gates import RowGates
 from adapterhub.core.kept import Kept
 from adapterhub.core.methods.prefix import Prefix
+from adapterhub.core.mixed.gates import RowGates
 from adapterhub.core.operations import Operation
 from adapterhub.core.runs import Numbered
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adapterhub.core.gates import RowGates
 from adapterhub.core.kept import Kept
 from adapterhub.core.methods.ia3 import IA3
 from adapterhub.core.methods.lora import LoRA
+from adapterhub.core.mixed.gates import RowGates
 from adapterhub.core.operations import Operation
 from adapterhub.core.runs import Numbered
 
