@@ -31,22 +31,21 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from adapterhub.core.held import Adapter, Fusion
 from adapterhub.core.layout import Layout
 from adapterhub.core.methods import place
 from adapterhub.core.methods.bottleneck import Bottleneck
-from adapterhub.core.methods.parameters import Fresh, Given, Shapes, Source
+from adapterhub.core.methods.parameters import Given, Shapes, Source, fresh_sources
 from adapterhub.core.plan import Plan, compile_plan, fusions_in, names_in
 from adapterhub.core.rows import Rows
 from adapterhub.core.sites import EmbeddingSite, HookedSite, SharedSite, Site, SublayerSite
 from adapterhub.spec.composition import Composition, Fuse
-from adapterhub.spec.config import AdapterConfig, parse_config
+from adapterhub.spec.config import parse_config
 from adapterhub.spec.errors import AdapterHubError, AdapterNotFoundError, CheckpointError, InvalidConfigError
 
 if TYPE_CHECKING:
@@ -56,64 +55,14 @@ if TYPE_CHECKING:
     from adapterhub.core.sites.linears import LinearSite
     from adapterhub.core.sites.positions import PositionSite
     from adapterhub.core.sites.prompts import PromptSite
-    from adapterhub.spec.fusion import FusionConfig
 
-__all__ = ["Adapter", "Fusion", "Pool", "live_pools", "pool_of"]
+__all__ = ["Adapter", "Fusion", "HookedSite", "Pool", "Rows", "live_pools", "pool_of"]
 
 _ATTRIBUTE = "_adapterhub_pool"
 #: of how many kinds of batch (which adapter in which row) the stacked weights are kept
 _BATCHES = 8
 _live: weakref.WeakSet[Pool] = weakref.WeakSet()
 _lock = threading.RLock()
-
-
-@dataclass(slots=True)
-class _Held:
-    """Modules of one name, by the key of their site."""
-
-    name: str
-    modules: dict[str, nn.Module] = field(default_factory=dict)
-
-    def tensors(self) -> dict[str, nn.Parameter]:
-        """Every parameter by neutral key. The parameters themselves, not copies."""
-        return {f"{key}.{leaf}": p for key, module in self.modules.items() for leaf, p in module.named_parameters()}
-
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """Every parameter."""
-        for module in self.modules.values():
-            yield from module.parameters()
-
-    def count(self) -> int:
-        """Number of scalars."""
-        return sum(parameter.numel() for parameter in self.parameters())
-
-
-@dataclass(slots=True)
-class Adapter(_Held):
-    """One adapter on a model.
-
-    Attributes:
-        name: what it is called here.
-        config: what it is.
-        type: "text_task", "text_lang" or whatever the user said; None if nothing.
-        modules: the module at each site it has one, by site key.
-        missing, unexpected: neutral keys a checkpoint lacked, or had too many, when it was loaded without `strict`.
-    """
-
-    config: AdapterConfig = None  # type: ignore[assignment]
-    type: str | None = None
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Fusion(_Held):
-    """One fusion layer set: attention over the named adapters at every site where one of them is."""
-
-    adapters: tuple[str, ...] = ()
-    config: FusionConfig = None  # type: ignore[assignment]
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
 
 
 class Pool:
@@ -286,7 +235,7 @@ class Pool:
         strict: bool,
         dtype: torch.dtype | None,
     ) -> list[tuple[Site, nn.Module]]:
-        fresh = _fresh_sources(getattr(config, "init_weights_seed", None), dtype)
+        fresh = fresh_sources(getattr(config, "init_weights_seed", None), dtype)
         if tensors is None:
             return make(fresh)
         used: set[str] = set()
@@ -585,25 +534,6 @@ def live_pools() -> list[Pool]:
     return list(_live)
 
 
-def _fresh_sources(seed: int | None, dtype: torch.dtype | None) -> Callable[[Site], Fresh]:
-    """New parameters for each site. With a seed every site draws from a generator of its own, else all from one that the
-    global generator started (so `torch.manual_seed` before `add` makes runs repeatable and is otherwise left alone)."""
-    started: dict[int, torch.Generator] = {}
-
-    def generator_of(number: int) -> torch.Generator:
-        found = started.get(number)
-        if found is None:
-            start = int(torch.randint(2**62, ()).item()) if seed is None else seed * 1_000_003 + number
-            found = started[number] = torch.Generator().manual_seed(start)
-        return found
-
-    def source(site: Site) -> Fresh:
-        device, own = site.home()
-        return Fresh(partial(generator_of, 0 if seed is None else site.index), device, dtype or own)
-
-    return source
-
-
 def _told(what: str, keys: list[str]) -> str:
     if not keys:
         return ""
@@ -620,6 +550,3 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     there = f"It has {', '.join(names[:10])}{' and more' if len(names) > 10 else ''}." if names else "It has none."
     return f"There is no {what} {name!r} on this model. {there}"
-
-
-__all__ += ["HookedSite", "Rows"]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from adapterhub.spec.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from adapterhub.core.sites import Site
 
 __all__ = [
     "Draw",
@@ -17,6 +21,7 @@ __all__ = [
     "Given",
     "Shapes",
     "Source",
+    "fresh_sources",
     "kaiming_uniform",
     "normal",
     "ones",
@@ -62,6 +67,25 @@ class Fresh:
 
     def within(self, prefix: str) -> Fresh:
         return self
+
+
+def fresh_sources(seed: int | None, dtype: torch.dtype | None) -> Callable[[Site], Fresh]:
+    """New parameters for each site. With a seed every site draws from a generator of its own, else all from one that the
+    global generator started (so `torch.manual_seed` before `add` makes runs repeatable and is otherwise left alone)."""
+    started: dict[int, torch.Generator] = {}
+
+    def generator_of(number: int) -> torch.Generator:
+        found = started.get(number)
+        if found is None:
+            start = int(torch.randint(2**62, ()).item()) if seed is None else seed * 1_000_003 + number
+            found = started[number] = torch.Generator().manual_seed(start)
+        return found
+
+    def source(site: Site) -> Fresh:
+        device, own = site.home()
+        return Fresh(partial(generator_of, 0 if seed is None else site.index), device, dtype or own)
+
+    return source
 
 
 class Given:
