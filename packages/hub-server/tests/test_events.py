@@ -223,11 +223,19 @@ def test_no_path_writes_a_line_of_its_own_into_the_log() -> None:
         assert text.isprintable() and "forged" in text
 
 
+def noted(hub: Hub) -> None:
+    """Wait until a download is noted: it ends a moment after its last byte."""
+    deadline = time.monotonic() + 60
+    while not hub.app.state.downloads._waiting and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def test_a_file_asked_for_before_it_was_published_is_counted_afterwards(hub: Hub, folder: Path) -> None:
     client = hub.member("demo")
     weights = (folder / "adapter.safetensors").read_bytes()
     client.post("/v1/uploads", params={"digest": digest_of(weights)}, content=weights).raise_for_status()
     client.get(f"/v1/blobs/{digest_of(weights)}").raise_for_status()
+    noted(hub)
     hub.app.state.downloads.flush()
     publish(client, folder, name="mine").raise_for_status()
     hub.http.get(f"/v1/blobs/{digest_of(weights)}").raise_for_status()
@@ -241,9 +249,7 @@ def test_downloads_that_cannot_be_written_now_are_written_later(
     with monkeypatch.context() as patched:
         patched.setattr(downloads_module, "project", lambda *_: 1 / 0)
         hub.http.get(f"/v1/blobs/{published}").raise_for_status()
-        deadline = time.monotonic() + 60
-        while not counts._waiting and time.monotonic() < deadline:  # a download ends a moment after its last byte
-            time.sleep(0.01)
+        noted(hub)
         with pytest.raises(ZeroDivisionError):
             counts.flush()
     assert downloads(hub, 1) == 1
