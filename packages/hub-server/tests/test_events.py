@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hub as hub_module
 import pytest
@@ -223,19 +224,28 @@ def test_no_path_writes_a_line_of_its_own_into_the_log() -> None:
         assert text.isprintable() and "forged" in text
 
 
-def noted(hub: Hub) -> None:
-    """Wait until a download is noted: it ends a moment after its last byte."""
-    deadline = time.monotonic() + 60
-    while not hub.app.state.downloads._waiting and time.monotonic() < deadline:
-        time.sleep(0.01)
+@pytest.fixture
+def noted(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when the first download is noted, a moment after its last byte."""
+    event, counts = threading.Event(), hub.app.state.downloads
+    completed = counts.completed
+
+    def note(*given: Any) -> None:
+        completed(*given)
+        event.set()
+
+    monkeypatch.setattr(counts, "completed", note)
+    return event
 
 
-def test_a_file_asked_for_before_it_was_published_is_counted_afterwards(hub: Hub, folder: Path) -> None:
+def test_a_file_asked_for_before_it_was_published_is_counted_afterwards(
+    hub: Hub, folder: Path, noted: threading.Event
+) -> None:
     client = hub.member("demo")
     weights = (folder / "adapter.safetensors").read_bytes()
     client.post("/v1/uploads", params={"digest": digest_of(weights)}, content=weights).raise_for_status()
     client.get(f"/v1/blobs/{digest_of(weights)}").raise_for_status()
-    noted(hub)
+    assert noted.wait(60)
     hub.app.state.downloads.flush()
     publish(client, folder, name="mine").raise_for_status()
     hub.http.get(f"/v1/blobs/{digest_of(weights)}").raise_for_status()
@@ -243,13 +253,13 @@ def test_a_file_asked_for_before_it_was_published_is_counted_afterwards(hub: Hub
 
 
 def test_downloads_that_cannot_be_written_now_are_written_later(
-    hub: Hub, published: str, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, published: str, noted: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = hub.app.state.downloads
     with monkeypatch.context() as patched:
         patched.setattr(downloads_module, "project", lambda *_: 1 / 0)
         hub.http.get(f"/v1/blobs/{published}").raise_for_status()
-        noted(hub)
+        assert noted.wait(60)
         with pytest.raises(ZeroDivisionError):
             counts.flush()
     assert downloads(hub, 1) == 1
