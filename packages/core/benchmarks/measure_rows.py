@@ -56,7 +56,7 @@ def main() -> None:
 
 def _told(outcome: object) -> str:
     if not isinstance(outcome, dict):
-        return "has no such feature"
+        return "not measured"
     return f"{outcome['ratio']:.3f}" if "ratio" in outcome else outcome["error"]
 
 

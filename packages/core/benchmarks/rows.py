@@ -19,6 +19,8 @@ Call = Callable[[], Any]
 class Library(Protocol):
     """What a library must be able to do to take part; each method returns a model ready to call, or None."""
 
+    name: str
+
     def attached(self, model: torch.nn.Module) -> torch.nn.Module | None: ...
     def single(self, model: torch.nn.Module, config: str) -> torch.nn.Module | None: ...
     def trained(self, model: torch.nn.Module, config: str) -> torch.nn.Module | None: ...
@@ -92,6 +94,19 @@ def _mixed(
     return build
 
 
+def _generated(adapters: int, config: str) -> Callable[[Library], tuple[Call, Call] | None]:
+    def build(library: Library) -> tuple[Call, Call] | None:
+        if library.name != "adapterhub":  # the peers' parts here are for BERT
+            return None
+        built = library.mixed(workloads.llama(), [f"a{number}" for number in range(adapters)], config)
+        assert built is not None
+        model, extra = built
+        inputs, bare = workloads.tokens(adapters, 4), workloads.llama()
+        return workloads.generating(model.eval(), inputs, 24, **extra), workloads.generating(bare, inputs, 24)
+
+    return build
+
+
 def _fused(count: int, train: bool) -> Callable[[Library], tuple[Call, Call] | None]:
     def build(library: Library) -> tuple[Call, Call] | None:
         model = library.fused(workloads.bert("minilm"), count, train)
@@ -122,6 +137,8 @@ ROWS = [
     Row("32 LoRA adapters, 32 rows x 1 token / bare", None, _mixed(32, 32, 1, "lora")),
     Row("32 adapters, 32 rows x 8 tokens / bare", 1.05, _mixed(32, 32, 8)),
     Row("32 adapters, 32 rows x 64 tokens / bare", 1.02, _mixed(32, 32, 64)),
+    Row("32 adapters, 32 rows, 24 tokens generated / bare", None, _generated(32, "bottleneck")),
+    Row("32 LoRA adapters, 32 rows, 24 tokens generated / bare", None, _generated(32, "lora")),
     Row("fusion of 8, inference, 32 x 64 / bare", 1.35, _fused(8, False)),
     Row("fusion of 2, inference, 32 x 64 / bare", None, _fused(2, False)),
     Row("fusion of 8, training, 32 x 64 / floor", 1.5, _fused(8, True)),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 SEED = 20200714
 #: shape name → (layers, hidden size, heads, intermediate size)
@@ -46,6 +46,32 @@ def bert(shape: str, *, vocabulary: int = 1000) -> BertModel:
     elif vocabulary == 1000:
         _weights[shape] = model.state_dict()
     return model
+
+
+def llama() -> LlamaForCausalLM:
+    """A Llama of MiniLM size with random weights from `SEED`, in evaluation mode; all share their weights, see `bert`."""
+    layers, hidden, heads, _ = SHAPES["minilm"]
+    torch.manual_seed(SEED)
+    config = LlamaConfig(
+        vocab_size=2000,
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        intermediate_size=1024,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    model = LlamaForCausalLM(config).eval()
+    if "llama" in _weights:
+        model.load_state_dict(_weights["llama"], assign=True)
+    else:
+        _weights["llama"] = model.state_dict()
+    return model
+
+
+def generating(model: torch.nn.Module, inputs: dict[str, torch.Tensor], count: int, **extra: Any) -> Callable[[], Any]:
+    """A call that continues each row by `count` tokens."""
+    return lambda: model.generate(**inputs, max_new_tokens=count, min_new_tokens=count, do_sample=False, **extra)  # type: ignore[operator]
 
 
 def tokens(rows: int, length: int, *, vocabulary: int = 1000) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ import torch
 from packages.core.tests.tiny import close, ids, loss_of, run, shake, tiny, with_adapters
 
 import adapterhub.core as ah
+from adapterhub.core.kept import Kept
 
 #: preset → a parameter from which its kept value comes
 KEPT = {
@@ -77,3 +78,38 @@ def test_autocast_and_inference_mode_leave_nothing_behind(setup: str) -> None:
         model(**ids(), **chosen)
     loss_of(model(**ids(), **chosen).last_hidden_state).backward()  # through kept values to the embeddings
     assert model.embeddings.LayerNorm.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "preset", ["pfeiffer[reduction_factor=4]", "lora[init_weights='bert']", "prefix_flat", "loreft"]
+)
+def test_a_text_is_generated_with_the_weights_there_were_when_it_began(
+    preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are looked at once, not at each step, and changes between two texts are seen."""
+    model: Any = with_adapters(tiny("LlamaForCausalLM"), a=preset, b=preset)
+    looked: list[Kept[Any]] = []
+    state = Kept._state
+
+    def seen(kept: Kept[Any]) -> Any:
+        looked.append(kept)
+        return state(kept)
+
+    monkeypatch.setattr(Kept, "_state", seen)
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "output_logits": True}
+    options |= {"return_dict_in_generate": True, "adapter_names": ["a", "b", "a"]}
+
+    def logits() -> torch.Tensor:
+        return torch.stack(model.generate(ids(3)["input_ids"], **options).logits)
+
+    first = logits()
+    assert looked and len(looked) == len(set(looked)), "each value once"
+    with torch.no_grad():
+        for weight in model.get_adapter("b").values():
+            weight.mul_(1.5)
+    second = logits()
+    assert torch.equal(second[:, [0, 2]], first[:, [0, 2]]) and not close(second[:, 1], first[:, 1])
+    assert torch.equal(logits(), second)
+    with torch.no_grad():
+        steps = model(ids(3)["input_ids"], adapter_names=options["adapter_names"]).logits[:, -1]
+    assert close(second[0], steps, 1e-4)

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from operator import getitem, is_
 from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
-__all__ = ["Kept", "kept"]
+__all__ = ["Kept", "kept", "steady"]
 
 T = TypeVar("T")
+
+#: what marks the `steady` block this thread, or asynchronous task, is in
+_steady: ContextVar[object | None] = ContextVar("adapterhub_steady", default=None)
+
+
+@contextmanager
+def steady() -> Iterator[None]:
+    """Take the parameters as steady in this block, here and now: a value looked at once is not looked at again. To see whether
+    one of hundreds of parameters changed costs as much as a product with them, and a text is generated in hundreds of steps."""
+    token = _steady.set(object())
+    try:
+        yield
+    finally:
+        _steady.reset(token)
 
 
 class Kept(Generic[T]):
@@ -20,7 +36,8 @@ class Kept(Generic[T]):
 
     Changes are seen by version counters, which optimisers, `load_state_dict` and in-place arithmetic advance, and by identity
     and address of the parameters. Writing through `.data` is not seen; switching between `train()` and `eval()` drops the
-    value as well. Under autocast values are computed in its type, so they are not those of a call without.
+    value as well. Under autocast values are computed in its type, so they are not those of a call without. In a `steady` block
+    changes are not looked for again.
 
     Args:
         modules: at least one; those they hold count as well.
@@ -31,6 +48,8 @@ class Kept(Generic[T]):
         self.modules, self.compute = list(modules), compute
         self.value: T | None = None
         self.state: tuple[object, ...] | None = None
+        #: the `steady` block in which the value was looked at last
+        self.mark: object | None = None
         #: the parameters the value is of, and where in the tables of their modules they were
         self.parameters: list[nn.Parameter] = []
         self.tables: list[dict[str, nn.Parameter | None]] = []
@@ -40,6 +59,9 @@ class Kept(Generic[T]):
         """The value; computed anew where gradients flow or something changed."""
         if torch.compiler.is_compiling():
             return self.compute()
+        mark = _steady.get()
+        if mark is not None and mark is self.mark and self.value is not None:
+            return self.value
         if not (self.parameters and self._in_place()):
             self.value = None
             self._find()
@@ -51,6 +73,7 @@ class Kept(Generic[T]):
             with torch.inference_mode(False), torch.no_grad():  # graphs of later calls may need it
                 self.value = self.compute()
             self.state = state
+        self.mark = mark
         return self.value
 
     def _in_place(self) -> bool:
@@ -87,7 +110,15 @@ class Kept(Generic[T]):
         )
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "value": None, "state": None, "parameters": [], "tables": [], "names": []}
+        return {
+            **self.__dict__,
+            "value": None,
+            "state": None,
+            "mark": None,
+            "parameters": [],
+            "tables": [],
+            "names": [],
+        }
 
 
 def kept(module: nn.Module, compute: Callable[[], T], *others: nn.Module) -> T:

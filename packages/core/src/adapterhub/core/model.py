@@ -14,6 +14,7 @@ from adapterhub.core.families import discovered, lay_out
 from adapterhub.core.freezing import freeze_base, train_only
 from adapterhub.core.heads.attached import activate_head, heads_of, release_heads
 from adapterhub.core.heads.methods import HeadMethods
+from adapterhub.core.kept import steady
 from adapterhub.core.overrides import Override, current_override, swap_override
 from adapterhub.core.plan import Plan
 from adapterhub.core.pool import Pool, pool_of
@@ -417,7 +418,9 @@ class AdapterModelMixin(HeadMethods):
     def generate(
         self, *args: Any, adapter_names: Sequence[str | Composition | None] | None = None, **kwargs: Any
     ) -> Any:
-        """The model's `generate`. `adapter_names`: one adapter or composition for each row, None for the bare model."""
+        """The model's `generate`. `adapter_names`: one adapter or composition for each row, None for the bare model.
+
+        The text is generated with the weights the adapters have when it begins."""
         pool = self._adapterhub_pool
         plan = self._plan
         setup = Rows(adapter_names) if adapter_names is not None else plan.setup
@@ -429,7 +432,8 @@ class AdapterModelMixin(HeadMethods):
             plan = override.plan_for(pool)
             if plan.copies > 1:
                 args, kwargs = repeated_inputs(plan.copies, args, kwargs)
-            return super().generate(*args, **kwargs)  # type: ignore[misc]
+            with steady():
+                return super().generate(*args, **kwargs)  # type: ignore[misc]
         finally:
             swap_override(previous)
             override.release(linger=adapter_names is not None)
