@@ -35,8 +35,8 @@ CONFIGS = {
     "i": "loreft[r=2,tied_weights=True]",
     "j": "direft[r=2]",
 }
-#: adapters of one make: rows of them run as one
-TOGETHER = ["kl", "klmn", "mn", "de", "dekm", "stu", "pqro", "fgh"]
+#: rows of adapters that run as one, or as one for each make
+TOGETHER = ["kl", "klmn", "mn", "de", "dekm", "stu", "pqro", "fgh", "klst", "fgij", "abks"]
 
 ROWS = [
     ["a", "b", "a", "b", "b", "a"],
@@ -111,6 +111,30 @@ def test_gradients_are_those_of_single_rows(model: Any, names: list[str | None])
     model.active_adapters = None
     for one, other in zip(together, alone, strict=True):
         assert close(one, other, 1e-4 * max(1.0, float(other.abs().max())))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "lora[r=4,dropout=0.5]",
+        "ia3[dropout=0.5]",
+        "ia3[dropout=0.5,use_gating=True]",
+        "prefix_flat[dropout=0.5]",
+        "loreft[dropout=0.5]",
+    ],
+)
+def test_what_is_dropped_in_training_is_dropped_anew_each_time_and_for_nobody_else(config: str) -> None:
+    model = with_adapters(tiny(), a=config, b=config)
+    names = ["a", "b", None, "a"]
+    still = run(model, ids(4), adapter_names=names)
+    assert torch.equal(run(model, ids(4), adapter_names=names), still)
+    for name in "ab":
+        for module in ah.pool_of(model).get(name).modules.values():
+            module.train()  # the adapters alone: the model's own dropout stays off
+    first, second = (run(model, ids(4), adapter_names=names) for _ in range(2))
+    dropped = [not torch.equal(one, other) for one, other in zip(first, second, strict=True)]
+    assert dropped == [True, True, False, True]
+    assert close(first[2], still[2])
 
 
 def test_new_weights_of_one_adapter_are_seen(model: Any) -> None:

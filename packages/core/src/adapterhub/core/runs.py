@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adapterhub.spec.errors import InvalidConfigError
 
-__all__ = ["Numbered", "Runs"]
+__all__ = ["Numbered", "Runs", "numbered"]
 
 T = TypeVar("T")
 
@@ -90,6 +90,15 @@ class Numbered(Runs):
     def _numbers(self, rows: int) -> list[int]:
         lengths = self.lengths(rows)
         return [take for take, length in zip(self.takes, lengths, strict=True) for _ in range(length)]
+
+
+def numbered(things: Sequence[T | None], counts: Sequence[int] | None, *, expand: bool) -> tuple[list[T], Numbered]:
+    """The different things that runs of rows take, and which row takes which; rows that take None have the number after the
+    last."""
+    present = list(dict.fromkeys(thing for thing in things if thing is not None))
+    number = {thing: i for i, thing in enumerate(present)}
+    takes = [len(present) if thing is None else number[thing] for thing in things]
+    return present, Numbered(takes, counts, expand=expand)
 
 
 def _remembered(known: dict[tuple[int, torch.device], T], key: tuple[int, torch.device], make: Callable[[], T]) -> T:

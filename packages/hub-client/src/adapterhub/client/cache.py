@@ -38,6 +38,7 @@ from adapterhub.client.files import (
     remove_tree,
     storage_errors,
     sync_folder,
+    wait_for_lock,
     write_atomically,
 )
 from adapterhub.client.owners import GONE, owner_of, unique_name
@@ -169,11 +170,6 @@ class Cache:
     def hint(self, digest: str, patience: float = 30.0) -> Iterator[None]:
         """Wait while another process seems to be downloading `digest`: at most `patience` seconds without any growth of
         its partial file. Correctness never depends on it."""
-        try:
-            import fcntl
-        except ImportError:  # no such call on this system: work may be done twice, nothing else
-            yield
-            return
         path = self.root / "locks" / f"{hex_of(digest)}.lock"
         try:
             self.make_folder(path.parent)
@@ -181,22 +177,17 @@ class Cache:
         except OSError:
             yield
             return
+        since, grown = time.monotonic(), -1
+
+        def growing() -> bool:
+            nonlocal since, grown
+            size = sum(size_of(part) for part in self.partials_of(digest))
+            if size != grown:
+                since, grown = time.monotonic(), size
+            return time.monotonic() - since <= patience
+
         try:
-            since, grown = time.monotonic(), -1
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as error:
-                    if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EINTR):
-                        break
-                size = sum(size_of(part) for part in self.partials_of(digest))
-                now = time.monotonic()
-                if size != grown:
-                    since, grown = now, size
-                elif now - since > patience:
-                    break
-                time.sleep(0.02)
+            wait_for_lock(handle, growing)
             yield
         finally:
             os.close(handle)

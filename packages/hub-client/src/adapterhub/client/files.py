@@ -5,14 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from adapterhub.client.owners import unique_name
 from adapterhub.spec.errors import StorageError
 
-__all__ = ["alone_in", "discard", "remove_tree", "replace", "storage_errors", "sync_folder", "write_atomically"]
+__all__ = [
+    "alone_in",
+    "discard",
+    "remove_tree",
+    "replace",
+    "storage_errors",
+    "sync_folder",
+    "wait_for_lock",
+    "write_atomically",
+]
 
 #: what to do if the cache cannot be written
 OTHER_CACHE = "Set ADAPTERHUB_CACHE to a folder of your own; this one can stay as ADAPTERHUB_SHARED_CACHE."
@@ -111,28 +120,35 @@ def alone_in(folder: Path, patience: float = 10.0) -> Iterator[None]:
 
     Waits at most `patience` seconds for another one; goes on without where the system cannot lock a folder.
     """
-    handle = None
+    end = time.monotonic() + patience
     try:
-        import fcntl
-
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
-        end = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EINTR) or time.monotonic() > end:
-                    break
-            time.sleep(0.01)
-    except (ImportError, OSError):  # no such call here, or a folder that cannot be made: writing will say so
-        pass
+    except OSError:  # a folder that cannot be made or read: writing into it says so
+        yield
+        return
     try:
+        wait_for_lock(handle, lambda: time.monotonic() < end)
         yield
     finally:
-        if handle is not None:
-            os.close(handle)
+        os.close(handle)
+
+
+def wait_for_lock(handle: int, patient: Callable[[], bool]) -> None:
+    """Lock an open file or folder until it is closed, waiting while `patient` says so; without a lock where the system, or the
+    file system, has none."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EINTR) or not patient():
+                return
+        time.sleep(0.02)
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from adapterhub.core.bank import Stacked, stack
 from adapterhub.core.kept import Kept
 from adapterhub.core.methods.bottleneck import Bottleneck
+from adapterhub.core.mixed.several import by_make
 from adapterhub.core.operations import Operation, Where
-from adapterhub.core.runs import Numbered, Runs
+from adapterhub.core.runs import numbered
 from adapterhub.core.sublayers import LARGE, added, normed, rewritable
 
 __all__ = ["MixedRows", "mixed_rows"]
@@ -35,17 +36,11 @@ def mixed_rows(
         expand: whether a batch k times as long makes every run k times as long.
         alone: h + r is not read there, only h.
     """
-    makes = list(dict.fromkeys(_make(module) for module in modules if module is not None))
-    if not makes:
-        return None
-    if len(makes) == 1:
+
+    def together(modules: Sequence[Bottleneck | None], counts: Sequence[int] | None, expand: bool) -> MixedRows:
         return MixedRows(modules, counts, norm, expand=expand, alone=alone)
-    parts = []
-    for make in makes:
-        runs = [i for i, module in enumerate(modules) if module is not None and _make(module) == make]
-        lengths = [1 if counts is None else counts[i] for i in runs]
-        parts.append((runs, MixedRows([modules[i] for i in runs], lengths, norm, expand=True, alone=alone)))
-    return _Several(parts, Runs(len(modules), counts, expand=expand))
+
+    return by_make(modules, counts, _make, together, expand=expand)
 
 
 def _make(module: Bottleneck) -> tuple[object, ...]:
@@ -78,15 +73,12 @@ class MixedRows(Operation):
         expand: bool,
         alone: bool = False,
     ) -> None:
-        present = list(dict.fromkeys(module for module in modules if module is not None))
-        number = {module: i for i, module in enumerate(present)}
-        #: rows of the bare model take the number after the last
-        takes = [len(present) if module is None else number[module] for module in modules]
-        self.norm, self.batch = norm, Numbered(takes, counts, expand=expand)
+        present, self.batch = numbered(modules, counts, expand=expand)
+        self.norm = norm
         self.model = present[0]
         self.act = torch.relu_ if self.model.act is torch.relu else self.model.act
         self.alone = alone and not self.model.parallel
-        self.bare = self.may_idle = len(present) in takes
+        self.bare = self.may_idle = len(present) in self.batch.takes
         self.replaces_norm = not self.model.norm_last
         self.takes_sum = self.model.takes_sum and not alone
         self.needs_residual = self.model.needs_residual or (self.replaces_norm and norm is None)
@@ -176,47 +168,3 @@ class MixedRows(Operation):
 
     def idle(self, rows: int, tokens: int) -> Where:
         return self.bare and ~self._has(rows, torch.device("cpu"))
-
-
-class _Several(Operation):
-    """Bottlenecks of several makes in one batch: the rows of each make are picked, run together and put back."""
-
-    def __init__(self, parts: Sequence[tuple[Sequence[int], MixedRows]], runs: Runs) -> None:
-        self.parts, self.runs = [(list(mine), part) for mine, part in parts], runs
-        self.needs_residual = any(part.needs_residual for _, part in parts)
-        self.takes_sum = all(part.takes_sum for _, part in parts)
-        self.replaces_norm = any(part.replaces_norm for _, part in parts)
-        self.may_idle = sum(len(mine) for mine, _ in parts) < runs.number
-        self._rows: dict[tuple[int, torch.device], list[Tensor]] = {}
-
-    def rows_of_parts(self, rows: int, device: torch.device) -> list[Tensor]:
-        """For each part, the numbers of its rows in a batch of this many."""
-        found = self._rows.get((rows, device))
-        if found is None:
-            numbers = torch.arange(rows).split(self.runs.lengths(rows))
-            found = [torch.cat([numbers[run] for run in mine]).to(device) for mine, _ in self.parts]
-            if len(self._rows) >= 8:
-                self._rows.clear()
-            self._rows[rows, device] = found
-        return found
-
-    def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
-        result = value
-        for index, (_, part) in zip(self.rows_of_parts(value.shape[0], value.device), self.parts, strict=True):
-            other = None if beside is None else beside.index_select(0, index)
-            result = result.index_copy(0, index, part(value.index_select(0, index), other))
-        return result
-
-    def replaced(self, rows: int, tokens: int) -> Where:
-        return self._marked(rows, [part.replaces_norm for _, part in self.parts])
-
-    def idle(self, rows: int, tokens: int) -> Where:
-        return self.may_idle and ~self._marked(rows, [True] * len(self.parts))
-
-    def _marked(self, rows: int, flags: Sequence[bool]) -> Tensor:
-        """Where the rows of the parts with a flag are: [rows, 1, 1]."""
-        mask = torch.zeros(rows, 1, 1, dtype=torch.bool)
-        for index, flag in zip(self.rows_of_parts(rows, torch.device("cpu")), flags, strict=True):
-            if flag:
-                mask[index] = True
-        return mask

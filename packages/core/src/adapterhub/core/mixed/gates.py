@@ -26,6 +26,11 @@ class RowGates:
         self.gates, self.batch = list(gates), batch
         self.stacked = Kept([gate for gate in gates if gate is not None], self._stack)
 
+    @classmethod
+    def of(cls, gates: Sequence[Linear | None], batch: Numbered) -> RowGates | None:
+        """None where no adapter has one."""
+        return None if all(gate is None for gate in gates) else cls(gates, batch)
+
     def __call__(self, read: Tensor) -> Tensor:
         """Of what the gates read [B, …, T, in], the gate of each row: [B, …, 1, n]."""
         rows = self.batch.rows(read.shape[0], read.device)

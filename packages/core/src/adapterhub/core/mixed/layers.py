@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from adapterhub.core.kept import Kept
 from adapterhub.core.methods.reft import Intervention, Reft
+from adapterhub.core.mixed.several import by_make
 from adapterhub.core.operations import Operation
-from adapterhub.core.runs import Numbered
+from adapterhub.core.runs import Numbered, numbered
 
 __all__ = ["MixedReft", "mixed_layers"]
 
@@ -20,15 +21,13 @@ __all__ = ["MixedReft", "mixed_layers"]
 def mixed_layers(
     modules: Sequence[nn.Module | None], counts: Sequence[int] | None, *, expand: bool
 ) -> Operation | None:
-    """The operation for runs of rows, as `mixed_linears` has it; None where the modules differ in more than rank, weights, and
-    whether rows of P are orthonormal."""
-    present = list(dict.fromkeys(module for module in modules if module is not None))
-    number = {module: i for i, module in enumerate(present)}
-    takes = [len(present) if module is None else number[module] for module in modules]
-    refts = [module for module in present if isinstance(module, Reft)]
-    if len(refts) < len(present) or len({_make(module) for module in refts}) > 1:
-        return None
-    return MixedReft(refts, Numbered(takes, counts, expand=expand))
+    """As `by_make`; None also where there are modules of other methods."""
+    ours = [module if isinstance(module, Reft) else None for module in modules]
+    return by_make(ours, counts, _make, _together, expand=expand) if ours == list(modules) else None
+
+
+def _together(modules: Sequence[Reft | None], counts: Sequence[int] | None, expand: bool) -> MixedReft:
+    return MixedReft(*numbered(modules, counts, expand=expand))
 
 
 def _make(module: Reft) -> tuple[object, ...]:

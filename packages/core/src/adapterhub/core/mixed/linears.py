@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,9 @@ from adapterhub.core.kept import Kept
 from adapterhub.core.methods.ia3 import IA3
 from adapterhub.core.methods.lora import LoRA
 from adapterhub.core.mixed.gates import RowGates
+from adapterhub.core.mixed.several import by_make
 from adapterhub.core.operations import Operation
-from adapterhub.core.runs import Numbered
+from adapterhub.core.runs import Numbered, numbered
 
 __all__ = ["MixedIA3", "MixedLoRA", "mixed_linears"]
 
@@ -22,26 +24,20 @@ __all__ = ["MixedIA3", "MixedLoRA", "mixed_linears"]
 def mixed_linears(
     modules: Sequence[nn.Module | None], counts: Sequence[int] | None, *, expand: bool
 ) -> Operation | None:
-    """The operation for runs of rows: `counts[i]` rows (None: equal shares of the batch) go through `modules[i]`.
+    """As `by_make`; None also where there are modules of other methods."""
+    ours: list[Any] = [module if isinstance(module, LoRA | IA3) else None for module in modules]
+    return by_make(ours, counts, _make, _together, expand=expand) if ours == list(modules) else None
 
-    Args:
-        modules: None for rows without an adapter here. The same module may come several times.
-        expand: whether a batch k times as long makes every run k times as long.
 
-    Returns:
-        None where the modules cannot run as one: they are of several methods, or drop something in training each in its way.
-    """
-    present = list(dict.fromkeys(module for module in modules if module is not None))
-    number = {module: i for i, module in enumerate(present)}
-    takes = [len(present) if module is None else number[module] for module in modules]
-    batch = Numbered(takes, counts, expand=expand)
+def _make(module: LoRA | IA3) -> tuple[object, ...]:
+    """What modules must agree in to run as one."""
+    return type(module), module.dropout, next(module.parameters()).dtype
+
+
+def _together(modules: Sequence[LoRA | IA3 | None], counts: Sequence[int] | None, expand: bool) -> MixedLoRA | MixedIA3:
+    present, batch = numbered(modules, counts, expand=expand)
     updates = [module for module in present if isinstance(module, LoRA)]
-    if len(updates) == len(present) and len({(module.dropout, module.a.dtype) for module in updates}) == 1:
-        return MixedLoRA(updates, batch)
-    scales = [module for module in present if isinstance(module, IA3) and not module.dropout]
-    if len(scales) == len(present) and len({module.scale.dtype for module in scales}) == 1:
-        return MixedIA3(scales, batch)
-    return None
+    return MixedLoRA(updates, batch) if updates else MixedIA3([m for m in present if isinstance(m, IA3)], batch)
 
 
 @dataclass(slots=True)
@@ -88,8 +84,7 @@ class MixedLoRA(Operation):
     def __init__(self, modules: Sequence[LoRA], batch: Numbered) -> None:
         self.modules, self.batch = list(modules), batch
         self.stacked = Kept(modules, self._stack)
-        gates = [module.gate for module in modules]
-        self.gates = None if not any(gates) else RowGates(gates, batch)
+        self.gates = RowGates.of([module.gate for module in modules], batch)
         self.norms = None
         if any(module.magnitude is not None for module in modules):
             self.norms = Kept([*modules, modules[0].linear.site.linear], self._stack_norms)
@@ -168,7 +163,7 @@ class MixedIA3(Operation):
     """Runs of rows, each rescaled by one IA3, or by none; some may have gates.
 
     Args:
-        modules: without dropout.
+        modules: of one dtype and dropout.
         batch: which row takes which; the number after the last stands for none.
     """
 
@@ -177,15 +172,18 @@ class MixedIA3(Operation):
     def __init__(self, modules: Sequence[IA3], batch: Numbered) -> None:
         self.modules, self.batch = list(modules), batch
         self.stacked = Kept(modules, self._stack)
-        gates = [module.gate for module in modules]
-        self.gates = None if not any(gates) else RowGates(gates, batch)
+        self.gates = RowGates.of([module.gate for module in modules], batch)
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
-        scales = self.stacked.get().index_select(0, self.batch.rows(value.shape[0], value.device))
+        model, rows = self.modules[0], self.batch.rows(value.shape[0], value.device)
+        scales = self.stacked.get().index_select(0, rows)
         scales = scales.view(-1, *[1] * (value.dim() - 2), scales.shape[-1])
         if self.gates is not None:
             assert beside is not None
             scales = scales * self.gates(beside)
+        if model.dropout and model.training:
+            adapted = (rows < len(self.modules)).view(-1, *[1] * (scales.dim() - 1))
+            scales = torch.where(adapted, F.dropout(scales, model.dropout), scales)
         return (value * scales).to(value.dtype)
 
     def _stack(self) -> Tensor:

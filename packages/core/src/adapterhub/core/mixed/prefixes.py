@@ -12,7 +12,7 @@ from adapterhub.core.kept import Kept
 from adapterhub.core.methods.prefix import Prefix
 from adapterhub.core.mixed.gates import RowGates
 from adapterhub.core.operations import Operation
-from adapterhub.core.runs import Numbered
+from adapterhub.core.runs import Numbered, numbered
 
 __all__ = ["MixedPrefixes", "mixed_prefixes"]
 
@@ -20,21 +20,17 @@ __all__ = ["MixedPrefixes", "mixed_prefixes"]
 def mixed_prefixes(
     modules: Sequence[nn.Module | None], counts: Sequence[int] | None, *, expand: bool
 ) -> Operation | None:
-    """The operation for runs of rows, as `mixed_linears` has it; None where a prefix has dropout."""
-    present = list(dict.fromkeys(module for module in modules if module is not None))
-    number = {module: i for i, module in enumerate(present)}
-    takes = [len(present) if module is None else number[module] for module in modules]
-    plain = [module for module in present if isinstance(module, Prefix) and not module.drops]
-    if len(plain) < len(present):
-        return None
-    return MixedPrefixes(plain, Numbered(takes, counts, expand=expand))
+    """The operation for runs of rows, as `several.by_make` has it; None where there are modules of other methods."""
+    present, batch = numbered(modules, counts, expand=expand)
+    prefixes = [module for module in present if isinstance(module, Prefix)]
+    return MixedPrefixes(prefixes, batch) if prefixes and len(prefixes) == len(present) else None
 
 
 class MixedPrefixes(Operation):
     """Runs of rows, each with one prefix in front of the prefixes before it, or with none; some may have gates.
 
     Args:
-        modules: without dropout.
+        modules: each with its network.
         batch: which row takes which; the number after the last stands for none.
     """
 
@@ -44,11 +40,12 @@ class MixedPrefixes(Operation):
         self.moves_text = all(module.moves_text for module in modules)
         self.modules, self.batch = list(modules), batch
         self.stacked = Kept([part for module in modules for part in (module, module.network)], self._stack)
-        gates = [module.gate for module in modules]
-        self.gates = None if not any(gates) else RowGates(gates, batch)
+        self.gates = RowGates.of([module.gate for module in modules], batch)
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
-        tokens = self.stacked.get().index_select(0, self.batch.rows(value.shape[0], value.device))
+        changes = any(module.drops and module.network.training for module in self.modules)
+        stacked = self._stack() if changes else self.stacked.get()
+        tokens = stacked.index_select(0, self.batch.rows(value.shape[0], value.device))
         tokens = tokens.to(value.dtype)
         if self.gates is not None:
             assert beside is not None

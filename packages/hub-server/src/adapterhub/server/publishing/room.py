@@ -58,6 +58,9 @@ def room_left(storage: Storage, connection: Connection, settings: Settings, orga
     """How many bytes the next file of an organisation may have. None is the operator's own token, which has no limit but
     that of a file.
 
+    Where there is room for more than a largest file, what waits may be known as of ten seconds ago: uploads that run at the
+    same time can bring so much more than the limit; the next one is refused.
+
     Raises:
         QuotaExceededError: none at all (status 413).
     """
