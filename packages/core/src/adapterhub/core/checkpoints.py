@@ -103,7 +103,7 @@ def save_adapter(
     checkpoint = AdapterCheckpoint(
         name=name,
         config=adapter.config,
-        tensors=native.tensors_on({key: value.detach() for key, value in adapter.tensors().items()}, dtype),
+        tensors=native.tensors_on(adapter.values(), dtype),
         type=adapter.type or "text_task",
         base_model=base_model_of(pool),
         head=head,
@@ -256,7 +256,7 @@ def save_adapter_fusion(
         name=fusion.name,
         adapters=fusion.adapters,
         config=fusion.config.expand(),
-        tensors=native.tensors_on({key: value.detach() for key, value in fusion.tensors().items()}, dtype),
+        tensors=native.tensors_on(fusion.values(), dtype),
         base_model=base_model_of(pool),
         head=head,
     )

@@ -7,19 +7,19 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 
 from adapterhub.core.heads.attached import head_parameters, train_heads
+from adapterhub.core.packed import only_unpacked
 from adapterhub.core.plan import fusions_in, names_in
 from adapterhub.core.pool import Pool
 from adapterhub.spec.composition import Composition
 
-__all__ = ["freeze_base", "train_only"]
+__all__ = ["freeze_base", "own_parameters", "train_only"]
 
 
 def freeze_base(pool: Pool, *, freeze: bool = True) -> None:
     """Freeze the transformer and everything pre-trained around it, or let it train; adapters and heads stay as they are."""
-    own = {id(parameter) for parameter in _added(pool)}
     heads = {id(parameter) for parameter in head_parameters(pool)}
-    for parameter in pool.model.parameters():
-        if id(parameter) not in own and id(parameter) not in heads and parameter.is_floating_point():
+    for _, parameter in own_parameters(pool, pool.model):
+        if id(parameter) not in heads and parameter.is_floating_point():
             parameter.requires_grad_(not freeze)
 
 
@@ -41,8 +41,11 @@ def train_only(
         train_head: whether heads train at all.
     """
     pool.frozen = True
-    for parameter in pool.model.parameters():
-        parameter.requires_grad_(False)
+    for adapter in pool.adapters.values():
+        adapter.freeze()
+    with only_unpacked():
+        for parameter in pool.model.parameters():
+            parameter.requires_grad_(False)
     if adapters:
         for name in names_in(setup):
             for module in pool.get(name).modules.values():
@@ -62,6 +65,10 @@ def _train(module: nn.Module) -> None:
             parameter.requires_grad_(name not in fixed)
 
 
-def _added(pool: Pool) -> Iterator[nn.Parameter]:
-    for held in (*pool.adapters.values(), *pool.fusions.values()):
-        yield from held.parameters()
+def own_parameters(pool: Pool, module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of the model, or a module of it, that belong to no adapter or fusion, by name."""
+    held = (*pool.adapters.values(), *pool.fusions.values())
+    added = {id(p) for one in held for part in one.placed.values() for p in part.parameters()}
+    with only_unpacked():
+        found = list(module.named_parameters())
+    return ((name, parameter) for name, parameter in found if id(parameter) not in added)

@@ -190,7 +190,7 @@ def average_adapter(
     adapters = [pool.get(name) for name in names]
     _check_alike([adapter.config for adapter in adapters], names, combine_strategy)
     shares = normalised(weights, len(names), normalize_weights)
-    states = [{key: tensor.detach() for key, tensor in adapter.tensors().items()} for adapter in adapters]
+    states = [adapter.values() for adapter in adapters]
     config = adapters[0].config
     if combine_strategy == "svd":
         config, state = _svd(adapters, states, shares, svd_rank)

@@ -16,6 +16,7 @@ from adapterhub.core.heads.attached import activate_head, heads_of, release_head
 from adapterhub.core.heads.methods import HeadMethods
 from adapterhub.core.kept import steady
 from adapterhub.core.overrides import Override, current_override, swap_override
+from adapterhub.core.packed import only_unpacked
 from adapterhub.core.plan import Plan
 from adapterhub.core.pool import Pool, pool_of
 from adapterhub.core.recomputing import carrying
@@ -105,6 +106,14 @@ class AdapterModelMixin(HeadMethods):
     """Methods of a model that went through `init`."""
 
     _adapterhub_pool: Pool
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """What `to`, `half` or `cuda` do; to packed adapters as they are."""
+        if not recurse:
+            return super()._apply(fn, recurse)  # type: ignore[misc]
+        self._pool.move(fn)
+        with only_unpacked():
+            return super()._apply(fn)  # type: ignore[misc]
 
     # ---- adapters -----------------------------------------------------------------------------------------------------
 

@@ -29,18 +29,21 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from adapterhub.core.held import Adapter, Fusion
+from adapterhub.core import packing
+from adapterhub.core.held import Adapter, Fusion, the_config
 from adapterhub.core.layout import Layout
 from adapterhub.core.methods import place
 from adapterhub.core.methods.bottleneck import Bottleneck
 from adapterhub.core.methods.parameters import Given, Shapes, Source, fresh_sources
+from adapterhub.core.packed import Form, Packed, only_unpacked
 from adapterhub.core.plan import Plan, compile_plan, fusions_in, names_in
 from adapterhub.core.rows import Rows
 from adapterhub.core.sites import EmbeddingSite, HookedSite, SharedSite, Site, SublayerSite
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from adapterhub.core.sites.linears import LinearSite
     from adapterhub.core.sites.positions import PositionSite
     from adapterhub.core.sites.prompts import PromptSite
+    from adapterhub.spec.config import AdapterConfig
 
 __all__ = ["Adapter", "Fusion", "HookedSite", "Pool", "Rows", "live_pools", "pool_of"]
 
@@ -80,6 +84,10 @@ class Pool:
         self.fusions: dict[str, Fusion] = {}
         self.frozen = False
         self.merged: Merged | None = None
+        #: names of adapters that are packed when nobody holds them
+        self.unpacked: deque[str] = deque()
+        #: id of a config, type → the config, and the tensors an adapter of it has here (False: it is not packed)
+        self.forms: dict[tuple[int, torch.dtype], tuple[AdapterConfig, Form | Literal[False]]] = {}
         self.model_name: str | None = None
         self.trained_before: dict[str, bool] = {}
         self.sites: list[Site] = []
@@ -91,12 +99,18 @@ class Pool:
         self.hooked = ""
         _live.add(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        for adapter in self.adapters.values():  # the containers of the copy have modules, not notes
+            if adapter.packed is not None:
+                self.unpack(adapter.packed)
+        return self.__dict__
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         _live.add(self)
 
     def _make_sites(self) -> None:
-        modules = dict(self.base_model.named_modules(remove_duplicate=False))
+        modules = self.own_modules()
         self.shared_site = SharedSite(self, 0, "shared", self.base_model, "shared")
         self.sites.append(self.shared_site)
         self.embedding_site: EmbeddingSite | None = None
@@ -109,6 +123,11 @@ class Pool:
                 if isinstance(other, SublayerSite) and other.place.output == spot.chained:
                     other.follower = site
             self.sites.append(site)
+
+    def own_modules(self) -> dict[str, nn.Module]:
+        """The modules of the bare transformer by path, shared ones at each of theirs."""
+        with only_unpacked():
+            return dict(self.base_model.named_modules(remove_duplicate=False))
 
     def grow(self, make: Callable[[int], Iterable[Site]]) -> list[Site]:
         """Add sites a method needs and the pool does not have yet; `make` gets the number of the first one."""
@@ -190,7 +209,7 @@ class Pool:
             InvalidConfigError: a name that is taken or empty, a config that fits no place of this model.
             CheckpointError: tensors that do not fit. The model is left as it was.
         """
-        config = parse_config(config)
+        config = the_config(parse_config(config))
         if not isinstance(name, str) or not name:
             raise InvalidConfigError("An adapter needs a name, a text that is not empty.")
         if name in self.adapters and not overwrite:
@@ -198,8 +217,13 @@ class Pool:
                 f"The model already has an adapter {name!r}.", hint="Pass overwrite_ok=True, or delete it first."
             )
         adapter = Adapter(name, config=config, type=type)
-        placed = self._build(adapter, lambda source: list(place(config, self, source)), config, tensors, strict, dtype)
-        if not placed:
+        if tensors is None or dtype is not None or not packing.pack_as_it_comes(self, adapter, tensors):
+            placed = self._build(
+                adapter, lambda source: list(place(config, self, source)), config, tensors, strict, dtype
+            )
+            adapter.placed = {site.key: module for site, module in placed}
+            packing.pack(self, adapter)
+        if not adapter.sites():
             raise InvalidConfigError(
                 f"The config of {name!r} puts nothing anywhere in this {self.layout.family} model.",
                 hint=f"{self._places()} Choose among these, or name linear maps by path (targets of LoRA and IA3).",
@@ -208,14 +232,14 @@ class Pool:
             replaced = self.adapters.get(name)
             if replaced is not None:
                 self._drop(replaced, "adapter")
-            for site, module in placed:
-                site.put(name, module)
-                adapter.modules[site.key] = module
-                if self.frozen:
-                    module.requires_grad_(False)
+            if self.frozen:
+                adapter.freeze()
+            for key in adapter.sites():
+                self.by_key[key].put(name, adapter.packed or adapter.placed[key])
             self.adapters[name] = adapter
             if replaced is not None:  # no plan speaks of a name that is new
                 self._changed({name})
+            packing.tidy(self)
         return adapter
 
     def _places(self) -> str:
@@ -289,6 +313,16 @@ class Pool:
             )
         return found
 
+    def unpack(self, note: Packed) -> None:
+        """Give a packed adapter its modules (see `packing`)."""
+        with _lock:
+            packing.unpack(note)
+
+    def move(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Do to packed adapters what `nn.Module._apply` does to parameters."""
+        with _lock:
+            packing.move(self, change)
+
     # ---- fusions ------------------------------------------------------------------------------------------------------
 
     def add_fusion(
@@ -340,7 +374,7 @@ class Pool:
                 self._drop(replaced, "fusion")
             for site, module in placed:
                 site.put(name, module, "fusion")
-                fusion.modules[site.key] = module
+                fusion.placed[site.key] = module
                 if self.frozen:
                     module.requires_grad_(False)
             self.fusions[name] = fusion
@@ -408,6 +442,8 @@ class Pool:
             for block in fusions_in(setup):
                 self.fusion_of(block)
             found = compile_plan(self, setup, skip_layers=skip_layers, expand=expand)
+            with _lock:
+                packing.tidy(self)
             if len(self._plans) >= 256:
                 self._plans.clear()
             self._plans[key] = found
@@ -430,7 +466,7 @@ class Pool:
 
     def sites_of(self, names: Iterable[str]) -> list[Site]:
         """The sites where at least one of these adapters has a module, in order."""
-        keys = {key: None for name in names for key in self.adapters[name].modules}
+        keys = {key: None for name in names for key in self.adapters[name].sites()}
         return sorted((self.by_key[key] for key in keys), key=lambda site: site.index)
 
     def hold(self, plan: Plan) -> None:
@@ -492,7 +528,8 @@ class Pool:
     def remember_trained(self) -> None:
         """Note which of the model's own parameters train, before the first freeze; `detach` puts that back."""
         if not self.frozen:
-            self.trained_before = {name: p.requires_grad for name, p in self.model.named_parameters()}
+            with only_unpacked():
+                self.trained_before = {name: p.requires_grad for name, p in self.model.named_parameters()}
             self.frozen = True
 
     def _changed(self, names: set[str], *, gone: bool = False) -> None:
@@ -507,7 +544,7 @@ class Pool:
             self.release(previous)
 
     def _drop(self, held: Adapter | Fusion, role: str) -> None:
-        for key in held.modules:
+        for key in held.sites():
             self.by_key[key].drop(held.name, role)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from adapterhub.core.packed import only_unpacked
 from adapterhub.core.sites import SublayerSite
 from adapterhub.spec.errors import AdapterHubError
 
@@ -83,7 +84,7 @@ def _first_place(pool: Pool, plan: Plan) -> SublayerSite | None:
         or len(sites) != len(plan.sites)
         or not sites
         or isinstance(getattr(model, "heads", None), nn.ModuleDict)
-        or any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        or _recomputes(model)
         or getattr(pool.base_model.config, "is_decoder", False)
         or len({layer.tower for layer in pool.layout.layers}) > 1
     ):
@@ -93,6 +94,12 @@ def _first_place(pool: Pool, plan: Plan) -> SublayerSite | None:
     # the sum must be formed inside the module that is given the residual, which is where it can be repeated
     inner = place.norm is not None and place.norm.startswith(f"{place.residual}.")
     return first if place.layer.row_arguments is not None and inner else None
+
+
+def _recomputes(model: nn.Module) -> bool:
+    """Whether a part of the model is under gradient checkpointing."""
+    with only_unpacked():
+        return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def _hooks(pool: Pool, first: SublayerSite, again: Again) -> Iterator[RemovableHandle]:

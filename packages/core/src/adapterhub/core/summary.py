@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from adapterhub.core.freezing import own_parameters
 from adapterhub.core.plan import names_in
 from adapterhub.core.pool import Pool
 
@@ -16,9 +17,7 @@ def summary(pool: Pool, *, as_dict: bool = False) -> str | list[dict[str, Any]]:
     Returns:
         text, or a list of {"name", "method", "parameters", "percent", "active", "train"}.
     """
-    added = {id(parameter) for adapter in pool.adapters.values() for parameter in adapter.parameters()}
-    added |= {id(parameter) for fusion in pool.fusions.values() for parameter in fusion.parameters()}
-    base = [parameter for parameter in pool.base_model.parameters() if id(parameter) not in added]
+    base = [parameter for _, parameter in own_parameters(pool, pool.base_model)]
     total = sum(parameter.numel() for parameter in base)
     active = set(names_in(pool.plan.setup))
     lines: list[dict[str, Any]] = [
@@ -28,7 +27,7 @@ def summary(pool: Pool, *, as_dict: bool = False) -> str | list[dict[str, Any]]:
             "parameters": adapter.count(),
             "percent": 100 * adapter.count() / max(1, total),
             "active": adapter.name in active,
-            "train": any(parameter.requires_grad for parameter in adapter.parameters()),
+            "train": adapter.learns(),
         }
         for adapter in pool.adapters.values()
     ]

@@ -22,6 +22,7 @@ from adapterhub.core.formats.checkpoint import AdapterCheckpoint, BaseModel, Hea
 from adapterhub.core.formats.files import read_json, read_tensors, write_json, write_tensors
 from adapterhub.core.formats.peft_prompts import KINDS, TENSOR, read_prompt, write_prefix, write_prompt
 from adapterhub.core.formats.peft_writing import prefix_of, write_ia3, write_lora
+from adapterhub.core.packed import only_unpacked
 from adapterhub.core.pool import Pool
 from adapterhub.core.sites.linears import LinearSite
 from adapterhub.spec.config import (
@@ -188,7 +189,7 @@ class _Maps:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.paths = {name for name, _ in pool.base_model.named_modules()}
+        self.paths = set(pool.own_modules())
         self.renamed = {
             f"{layer.legacy_path}.{old}": f"{layer.path}.{layer.linears[role]}"
             for layer in pool.layout.layers
@@ -423,7 +424,8 @@ def _head(
     from adapterhub.core.heads.attached import heads_of
     from adapterhub.spec.heads import HeadConfig
 
-    inside = set(dict(pool.base_model.named_parameters()))
+    with only_unpacked():
+        inside = set(dict(pool.base_model.named_parameters()))
     prefix = prefix_of(pool)
 
     def within(key: str) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from adapterhub.core.formats.checkpoint import AdapterCheckpoint
+from adapterhub.core.packed import only_unpacked
 from adapterhub.core.pool import Pool
 from adapterhub.core.sites.linears import LinearSite
 from adapterhub.spec.config import IA3Config, LoRAConfig
@@ -21,7 +22,8 @@ __all__ = ["prefix_of", "write_ia3", "write_lora"]
 
 def prefix_of(pool: Pool) -> str:
     """What stands before paths of the bare transformer in the model: `bert.`, or nothing."""
-    name = next((name for name, module in pool.model.named_modules() if module is pool.base_model), "")
+    with only_unpacked():
+        name = next((name for name, module in pool.model.named_modules() if module is pool.base_model), "")
     return f"{name}." if name else ""
 
 
@@ -187,7 +189,7 @@ def _outputs(site: LinearSite) -> int:
 def _suffixes(paths: Iterable[str], prefix: str, pool: Pool) -> list[str]:
     """Short names where they pick exactly these maps, else full paths."""
     wanted = set(paths)
-    modules = [name for name, _ in pool.base_model.named_modules()]
+    modules = list(pool.own_modules())
     short = sorted({".".join(path.split(".")[-1:]) for path in wanted})
     reached = {name for name in modules if name.split(".")[-1] in short}
     return short if reached == wanted else sorted(f"{prefix}{path}" for path in wanted)

@@ -26,6 +26,7 @@ from adapterhub.core.heads.multiple_choice import MultipleChoiceHead
 from adapterhub.core.heads.segments import segments_of
 from adapterhub.core.heads.static import is_new_summary
 from adapterhub.core.operations import Chain
+from adapterhub.core.packed import only_unpacked
 from adapterhub.core.pool import pool_of
 from adapterhub.core.sites import module_key
 from adapterhub.spec.errors import AdapterNotFoundError, CheckpointError, InvalidConfigError
@@ -222,11 +223,13 @@ class FlexibleHeads:
                 module.out.weight = nn.Parameter(torch.empty_like(own[key]), requires_grad=False)
                 own[key] = module.out.weight
             own[key].data.copy_(value)
+        with only_unpacked():
+            inside = dict(self.pool.base_model.named_parameters()) if base else {}
         for key, value in base.items():
             if key in summary:
                 summary[key].data.copy_(value)
             else:
-                there = dict(self.pool.base_model.named_parameters()).get(key)
+                there = inside.get(key)
                 if strict and (there is None or not torch.equal(there.detach().to(value), value)):
                     raise CheckpointError(
                         f"The head was trained with a {key!r} of its own, and this model has another one.",
@@ -234,6 +237,7 @@ class FlexibleHeads:
                     )
         return list(head.tensors)
 
+    @only_unpacked()
     def _declare_tie(self, key: str) -> None:
         """Tells transformers that this key is the embedding matrix again, so that `save_pretrained` writes it once."""
         weight = self._embeddings().weight
@@ -248,6 +252,7 @@ class FlexibleHeads:
     def _shared(self, parameter: nn.Parameter) -> bool:
         return parameter is getattr(self._embeddings(), "weight", None)
 
+    @only_unpacked()
     def _new_summary(self) -> dict[str, nn.Parameter]:
         return {
             key: p for key, p in self.pool.base_model.named_parameters() if is_new_summary(self.pool.base_model, key, p)

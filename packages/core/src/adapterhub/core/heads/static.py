@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from adapterhub.core.heads.conversion import flexible_to_static
 from adapterhub.core.heads.kinds import LANGUAGE_MODELS, kind_of_head
 from adapterhub.core.heads.segments import Segments
+from adapterhub.core.packed import only_unpacked
 from adapterhub.core.sites import module_key
 from adapterhub.spec.errors import CheckpointError
 from adapterhub.spec.heads import HeadConfig
@@ -327,6 +328,7 @@ def _dispatch(
     return torch.cat(parts)
 
 
+@only_unpacked()
 def _places(model: nn.Module, keys: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
     """Key → all the names of its parameter in the model, its own first, each taken apart."""
     names: dict[int, list[str]] = {}
@@ -357,6 +359,7 @@ def _equal(parameter: nn.Parameter, value: Tensor) -> bool:
 _HEAD_MODULES = frozenset({"classification_head", "classifier", "pre_classifier", "qa_outputs", "score"})
 
 
+@only_unpacked()
 def _head_parameters(model: nn.Module, base: nn.Module, kind: str | None) -> list[str]:
     if base is model:
         inside = {id(parameter) for name, parameter in model.named_parameters() if not _is_output(model, name)}
@@ -373,6 +376,7 @@ def _head_parameters(model: nn.Module, base: nn.Module, kind: str | None) -> lis
     return names
 
 
+@only_unpacked()
 def is_new_summary(base: nn.Module, name: str, parameter: nn.Parameter) -> bool:
     """Whether a parameter of the bare transformer stands behind its layers (in a pooler) and was newly initialised although
     the transformer was loaded from a checkpoint."""

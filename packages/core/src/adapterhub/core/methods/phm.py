@@ -77,8 +77,9 @@ class PHMLinear(Slim):
         direction: "down" or "up", the part of the shared weights that is meant.
     """
 
-    _rule_home: nn.Module
-    _weight_home: nn.Module
+    #: where the shared parts are; None for this map itself
+    _rule_home: nn.Module | None
+    _weight_home: nn.Module | None
 
     def __init__(
         self, inputs: int, outputs: int, config: BottleneckConfig, source: Source, shared: SharedPHM, direction: str
@@ -96,16 +97,16 @@ class PHMLinear(Slim):
             _weight_parameters(self, config, source, inputs, outputs)
         self.bias = source("bias", (outputs,), zeros) if config.phm_bias else None
         # not registered: the shared part has its own place, and is reached through its module even if it is moved
-        object.__setattr__(self, "_rule_home", shared if config.shared_phm_rule else self)
-        object.__setattr__(self, "_weight_home", getattr(shared, direction) if config.shared_W_phm else self)
+        object.__setattr__(self, "_rule_home", shared if config.shared_phm_rule else None)
+        object.__setattr__(self, "_weight_home", getattr(shared, direction) if config.shared_W_phm else None)
 
     def matrix(self) -> Tensor:
         """H [in, out]. Without gradients it is computed once and kept until one of its parts changes."""
-        return kept(self, self._matrix, self._rule_home, self._weight_home)
+        return kept(self, self._matrix, *[home for home in (self._rule_home, self._weight_home) if home is not None])
 
     def _matrix(self) -> Tensor:
-        rule = _product(self._rule_home, "rule", "rule_left", "rule_right")
-        weight = _product(self._weight_home, "weight", "left", "right")
+        rule = _product(self._rule_home or self, "rule", "rule_left", "rule_right")
+        weight = _product(self._weight_home or self, "weight", "left", "right")
         n, inner, outer = weight.shape
         return torch.einsum("iab,icd->acbd", rule, weight).reshape(n * inner, n * outer)
 

@@ -24,6 +24,7 @@ import copy
 import inspect
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +35,7 @@ from adapterhub.core.carried import Carrier
 from adapterhub.core.layout import argument_of
 from adapterhub.core.operations import AtEmbedding, Operation, chosen
 from adapterhub.core.overrides import current_override
+from adapterhub.core.packed import AdapterModules, Packed, only_unpacked
 from adapterhub.core.shapes import arrangement
 from adapterhub.core.slim import set_training
 
@@ -47,10 +49,6 @@ __all__ = ["EmbeddingSite", "HookedSite", "SharedSite", "Site", "SublayerSite", 
 def module_key(name: str) -> str:
     """An adapter's name as the name of a module: dots, which separate modules, are written as %2E."""
     return name.replace("%", "%25").replace(".", "%2E")
-
-
-class AdapterModules(nn.Module):
-    """The adapter modules at one site. Names are free: `train` and `forward` are as good as any."""
 
 
 class Site:
@@ -77,15 +75,22 @@ class Site:
         held = self.host._modules.get(self.attributes[role])
         return None if held is None else held._modules.get(module_key(name))
 
-    def put(self, name: str, module: nn.Module, role: str = "adapter") -> None:
-        """Register the module of an adapter (or fusion)."""
+    def note(self, name: str) -> nn.Module | Packed | None:
+        """What stands here for an adapter, as it is: a packed one is not unpacked."""
+        held = self.host._modules.get(self.attributes["adapter"])
+        found: nn.Module | Packed | None = None if held is None else dict.get(held._modules, module_key(name))
+        return found
+
+    def put(self, name: str, module: nn.Module | Packed, role: str = "adapter") -> None:
+        """Register the module of an adapter (or fusion), or the note that stands for it."""
         held = self.host._modules.get(self.attributes[role])
         if held is None:
             held = AdapterModules()
             held.training = self.host.training
             self.host._modules[self.attributes[role]] = held
-        set_training(module, self.host.training)
-        held._modules[module_key(name)] = module
+        if isinstance(module, nn.Module):
+            set_training(module, self.host.training)
+        held._modules[module_key(name)] = module  # type: ignore[assignment]
 
     def drop(self, name: str, role: str = "adapter") -> None:
         """Take the module of an adapter (or fusion) away; the last one takes the container with it."""
@@ -106,8 +111,8 @@ class Site:
         if near is not None and _is_plain(near):
             return self._placed(near.device), near.dtype
         device = None
-        for module in (self.host, self.pool.base_model):
-            for part in module.modules():
+        with only_unpacked():
+            for part in chain(self.host.modules(), self.pool.base_model.modules()):
                 for parameter in part._parameters.values():
                     if parameter is None:
                         continue
@@ -120,10 +125,11 @@ class Site:
     def _placed(self, device: torch.device) -> torch.device:
         """Where a layer runs whose weights accelerate keeps elsewhere; else the device itself."""
         if device.type == "meta":
-            for module in self.host.modules():
-                there = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-                if there is not None:
-                    return torch.device(there)
+            with only_unpacked():
+                for module in self.host.modules():
+                    there = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+                    if there is not None:
+                        return torch.device(there)
         return device
 
 

@@ -308,7 +308,7 @@ def attention_sites(pool: Pool) -> list[AttentionSite]:
     Raises:
         InvalidConfigError: the family names no attention modules, or they do not use transformers' attention interface.
     """
-    modules = dict(pool.base_model.named_modules(remove_duplicate=False))
+    modules = pool.own_modules()
     places = [
         (layer, kind, f"{layer.path}.{name}") for layer in pool.layout.layers for kind, name in layer.attention.items()
     ]

@@ -89,7 +89,7 @@ def _change_layer(site: LayerSite, module: nn.Module, args: tuple[Any, ...], out
 
 def layer_sites(pool: Pool) -> list[LayerSite]:
     """The sites of `Pool.layer_sites`, made on first use."""
-    modules = dict(pool.base_model.named_modules(remove_duplicate=False))
+    modules = pool.own_modules()
     missing = [place for place in pool.layout.layers if f"{place.key}.layer" not in pool.by_key]
     pool.grow(lambda first: [LayerSite(pool, index, place, modules) for index, place in enumerate(missing, first)])
     found = [pool.by_key[f"{place.key}.layer"] for place in pool.layout.layers]

@@ -155,7 +155,7 @@ def linear_sites(
     pool: Pool, roles: Sequence[str], targets: Sequence[str] | None, *, on_input: bool
 ) -> list[LinearSite]:
     """The sites of `Pool.linear_sites`, made on first use."""
-    modules = dict(pool.base_model.named_modules(remove_duplicate=False))
+    modules = pool.own_modules()
     places = list(_places(pool, modules))
     if targets is None:
         wanted = [place for place in places if place.role in roles]
@@ -198,7 +198,7 @@ def _others(modules: dict[str, nn.Module], known: set[str]) -> Iterator[LinearPl
 
 def linear_places(pool: Pool) -> list[LinearPlace]:
     """Every linear map the family names, fused ones taken apart, in the order of the layers."""
-    return list(_places(pool, dict(pool.base_model.named_modules(remove_duplicate=False))))
+    return list(_places(pool, pool.own_modules()))
 
 
 def _places(pool: Pool, modules: dict[str, nn.Module]) -> Iterator[LinearPlace]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from adapterhub.core.formats import native
 from adapterhub.core.formats.files import read_json, read_tensors, write_tensors
+from adapterhub.core.freezing import own_parameters
 from adapterhub.core.heads.attached import heads_of
 from adapterhub.core.pool import Pool, pool_of
 from adapterhub.core.whole import INDEX, save_parts
@@ -30,8 +31,8 @@ def trained_names(model: nn.Module) -> tuple[list[str], list[str], list[str]]:
     heads = heads_of(model)
     setup = pool.plan.setup
     active = set(setup.names()) if setup is not None and hasattr(setup, "names") and callable(setup.names) else set()
-    adapters = [name for name, held in pool.adapters.items() if name in active or _learns(held.parameters())]
-    fusions = [name for name, held in pool.fusions.items() if _learns(held.parameters())]
+    adapters = [name for name, held in pool.adapters.items() if name in active or held.learns()]
+    fusions = [name for name, held in pool.fusions.items() if held.learns()]
     found = [name for name in heads.names() if name == heads.active or _learns(heads.parameters(name).values())]
     return adapters, fusions, found
 
@@ -105,10 +106,9 @@ def _copy(tensors: Mapping[str, Tensor], into: Mapping[str, nn.Parameter], what:
 
 def _others(pool: Pool) -> Iterator[tuple[str, nn.Parameter]]:
     """Parameters of the model that belong to no adapter, fusion or head, by their own names."""
-    known = {id(p) for held in (*pool.adapters.values(), *pool.fusions.values()) for p in held.parameters()}
     heads = heads_of(pool.model)
-    known |= {id(p) for name in heads.names() for p in heads.parameters(name).values()}
-    return ((name, p) for name, p in pool.model.named_parameters() if id(p) not in known)
+    known = {id(p) for name in heads.names() for p in heads.parameters(name).values()}
+    return ((name, p) for name, p in own_parameters(pool, pool.model) if id(p) not in known)
 
 
 def _learns(parameters: object) -> bool:
