@@ -91,6 +91,7 @@ def test_each_row_is_as_it_is_alone(model: Any, names: list[str | None], tokens:
         ["p", "q", "p", None],
         ["o", "r", "p", None],
         ["f", "g", "h", None],
+        ["f", "j", "i", None],
     ],
     ids=lambda names: "-".join(map(str, names)),
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adapterhub.core.operations import Operation, Where
-from adapterhub.core.runs import Runs
+from adapterhub.core.runs import Runs, remembered
 
 __all__ = ["Several", "by_make"]
 
@@ -61,14 +61,11 @@ class Several(Operation):
 
     def rows_of_parts(self, rows: int, device: torch.device) -> list[Tensor]:
         """For each part, the numbers of its rows in a batch of this many."""
-        found = self._rows.get((rows, device))
-        if found is None:
-            numbers = torch.arange(rows).split(self.runs.lengths(rows))
-            found = [torch.cat([numbers[run] for run in mine]).to(device) for mine, _ in self.parts]
-            if len(self._rows) >= 8:
-                self._rows.clear()
-            self._rows[rows, device] = found
-        return found
+        return remembered(self._rows, (rows, device), lambda: self._of_parts(rows, device))
+
+    def _of_parts(self, rows: int, device: torch.device) -> list[Tensor]:
+        numbers = torch.arange(rows).split(self.runs.lengths(rows))
+        return [torch.cat([numbers[run] for run in mine]).to(device) for mine, _ in self.parts]
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         result = value
