@@ -10,6 +10,7 @@ from torch import nn
 
 from adapterhub.core.fusing import fusing
 from adapterhub.core.mixed.bottlenecks import mixed_rows
+from adapterhub.core.mixed.embeddings import mixed_embeddings
 from adapterhub.core.mixed.layers import mixed_layers
 from adapterhub.core.mixed.linears import mixed_linears
 from adapterhub.core.mixed.prefixes import mixed_prefixes
@@ -80,7 +81,7 @@ def _runs(
             return mixed_rows(modules, counts, site.norm, expand=expand, alone=site.alone)
         if all(module is None for module in modules):
             return None
-        for together in (mixed_linears, mixed_prefixes, mixed_layers):
+        for together in (mixed_linears, mixed_prefixes, mixed_layers, mixed_embeddings):
             operation = together(modules, counts, expand=expand)
             if operation is not None:
                 return operation
