@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adapterhub.core.kept import Kept
 from adapterhub.core.methods.invertible import Coupling, Network
+from adapterhub.core.methods.linear import Linear
 from adapterhub.core.mixed.several import by_make
 from adapterhub.core.operations import Operation
 from adapterhub.core.runs import Numbered, numbered
@@ -75,7 +76,7 @@ class MixedInvertible(Operation):
 
     def _groups(self, read: Tensor, network: _Networks) -> tuple[Tensor, Tensor] | None:
         """As `Numbered.groups`; None also where the weights of a row are fewer numbers than its tokens."""
-        if read.shape[1] > network.down.shape[2]:
+        if read.shape[1] > network.down.shape[1]:
             return None
         return self.batch.groups(read.shape[0], read.device)
 
@@ -86,7 +87,7 @@ class MixedInvertible(Operation):
 
 @dataclass(slots=True)
 class _Networks:
-    """Networks of one make: down [N, in, r] and up [N, r, out] with biases [N, 1, r] and [N, 1, out], those of the smaller ones
+    """Networks of one make: down [N, r, in] and up [N, out, r] with biases [N, 1, r] and [N, 1, out], those of the smaller ones
     filled up with 0."""
 
     down: Tensor
@@ -98,16 +99,17 @@ class _Networks:
     @classmethod
     def of(cls, networks: Sequence[Network]) -> _Networks:
         size = max(network.down.weight.shape[0] for network in networks)
-        parts: list[list[Tensor]] = [[], [], [], []]
-        for network in networks:
-            missing = size - network.down.weight.shape[0]
-            assert network.down.bias is not None and network.up.bias is not None
-            parts[0].append(F.pad(network.down.weight.t(), (0, missing)))
-            parts[1].append(F.pad(network.down.bias.unsqueeze(0), (0, missing)))
-            parts[2].append(F.pad(network.up.weight.t(), (0, 0, 0, missing)))
-            parts[3].append(network.up.bias.unsqueeze(0))
-        down, down_bias, up, up_bias = map(torch.stack, parts)
-        return cls(down, down_bias, up, up_bias, networks[0].act)
+        down = [_filled(network.down.weight, 0, size) for network in networks]
+        down_bias = [_filled(_bias(network.down), 0, size) for network in networks]
+        up = [_filled(network.up.weight, 1, size) for network in networks]
+        up_bias = [_bias(network.up) for network in networks]
+        return cls(
+            torch.stack(down),
+            torch.stack(down_bias).unsqueeze(1),
+            torch.stack(up),
+            torch.stack(up_bias).unsqueeze(1),
+            networks[0].act,
+        )
 
     def rows(self, index: Tensor) -> _Networks:
         """Those of each row."""
@@ -118,5 +120,16 @@ class _Networks:
 
     def __call__(self, value: Tensor) -> Tensor:
         """Group by group: [N, S, in] → [N, S, out]."""
-        inner = self.act(torch.baddbmm(self.down_bias, value, self.down))
-        return torch.baddbmm(self.up_bias, inner, self.up)
+        inner = self.act(torch.baddbmm(self.down_bias, value, self.down.transpose(1, 2)))
+        return torch.baddbmm(self.up_bias, inner, self.up.transpose(1, 2))
+
+
+def _bias(linear: Linear) -> Tensor:
+    assert linear.bias is not None
+    return linear.bias
+
+
+def _filled(value: Tensor, axis: int, size: int) -> Tensor:
+    """With zeros at the end of an axis, so that it has this size."""
+    missing = size - value.shape[axis]
+    return F.pad(value, (0, 0) * (value.dim() - 1 - axis) + (0, missing)) if missing else value
