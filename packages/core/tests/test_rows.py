@@ -34,9 +34,36 @@ CONFIGS = {
     "h": "noreft[r=2,prefix_positions=1,suffix_positions=2]",
     "i": "loreft[r=2,tied_weights=True]",
     "j": "direft[r=2]",
+    "v": "pfeiffer+inv[reduction_factor=4]",
+    "w": "pfeiffer+inv[reduction_factor=4,inv_adapter_reduction_factor=5]",
+    "x": "pfeiffer+inv[reduction_factor=4,inv_adapter=glow]",
+    "y": "pfeiffer+inv[reduction_factor=4,inv_adapter=glow,inv_adapter_reduction_factor=5]",
+    "z": "pfeiffer+inv[reduction_factor=4,non_linearity=gelu]",
+    "P": "prompt[prompt_length=3]",
+    "Q": "prompt[prompt_length=3]",
+    "B": "prompt[prompt_length=3,combine=prefix_after_bos]",
+    "C": "prompt[prompt_length=3,combine=prefix_after_bos]",
+    "L": "prompt[prompt_length=5]",
 }
 #: rows of adapters that run as one, or as one for each make
-TOGETHER = ["kl", "klmn", "mn", "de", "dekm", "stu", "pqro", "fgh", "klst", "fgij", "abks"]
+TOGETHER = [
+    "kl",
+    "klmn",
+    "mn",
+    "de",
+    "dekm",
+    "stu",
+    "pqro",
+    "fgh",
+    "klst",
+    "fgij",
+    "abks",
+    "vw",
+    "xy",
+    "vwxy",
+    "vxz",
+    "avky",
+]
 
 ROWS = [
     ["a", "b", "a", "b", "b", "a"],
@@ -60,6 +87,16 @@ ROWS = [
     ["f", "g", None, "h", "f"],
     ["g", "f"],
     ["f", "i", "j", None, "a"],
+    ["v", "w"],
+    ["v", "w", None, "w", "v", None],
+    ["w", "v", "v", "v", "v", "v"],
+    ["x", "y"],
+    ["y", None, "x", "x", None, "y"],
+    ["v", "y", None, "w", "x", "z"],
+    ["a", "v", "k", None, "x", "z", "v"],
+    ["P", "Q", "Q"],
+    ["B", "C", "B"],
+    ["P", "B", "Q"],
 ]
 
 
@@ -91,6 +128,12 @@ def test_each_row_is_as_it_is_alone(model: Any, names: list[str | None], tokens:
         ["p", "q", "p", None],
         ["o", "r", "p", None],
         ["f", "g", "h", None],
+        ["f", "j", "i", None],
+        ["v", "w", "v", None],
+        ["x", "y", None, "y"],
+        ["v", "x", "z", None],
+        ["P", "Q", "P", "Q"],
+        ["B", "C", "B", "C"],
     ],
     ids=lambda names: "-".join(map(str, names)),
 )
@@ -160,6 +203,45 @@ def test_however_many_adapters_there_are_a_site_computes_as_many_products(model:
             run(model, inputs, adapter_names=rows)
         counts.append(sum(event.count for event in record.key_averages() if "mm" in event.key))
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("names", ["PQ", "BC", "PLQ"])
+def test_however_many_prompts_there_are_they_are_put_in_place_at_once(model: Any, names: str) -> None:
+    site, calls = ah.pool_of(model).prompt_site(False), []
+    embedded = torch.randn(8 * len(names), 2, 32)
+    for times in (2, 8):
+        with ah.AdapterSetup(adapter_names=[*names] * times):
+            operation = site.operation()
+            assert operation is not None
+            operation(embedded[: times * len(names)], None)
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
+                operation(embedded[: times * len(names)], None)
+        calls.append(sum(event.count for event in record.key_averages()))
+    assert calls[0] == calls[1]
+
+
+@pytest.mark.parametrize(
+    "names", [["P", "L", None, "Q"], ["L", "P"], ["B", None], ["B", "P"]], ids=lambda names: "-".join(map(str, names))
+)
+@torch.no_grad()
+def test_shorter_prompts_and_rows_without_begin_with_zeros(model: Any, names: list[str | None]) -> None:
+    site = ah.pool_of(model).prompt_site(False)
+    embedded = torch.randn(len(names), 2, 32)
+    alone = [row if name is None else site.find(name)(row) for row, name in zip(embedded.split(1), names, strict=True)]
+    longest = max(row.shape[1] for row in alone)
+    with ah.AdapterSetup(adapter_names=names):
+        operation = site.operation()
+        assert operation is not None
+        together = operation(embedded, None)
+    for row, one in zip(together.split(1), alone, strict=True):
+        missing = longest - one.shape[1]
+        assert torch.equal(row[:, missing:], one) and not row[:, :missing].any()
+
+
+@torch.no_grad()
+def test_a_prompt_no_row_takes_lengthens_none(model: Any) -> None:
+    with ah.AdapterSetup(ah.BatchSplit("P", "L", "Q", batch_sizes=[2, 0, 1])):
+        assert run(model, ids(3, 4)).shape[1] == 3 + 4
 
 
 def test_weights_of_batches_long_gone_are_not_kept() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adapterhub.spec.errors import InvalidConfigError
 
-__all__ = ["Numbered", "Runs", "numbered"]
+__all__ = ["Numbered", "Runs", "numbered", "remembered"]
 
 T = TypeVar("T")
 
@@ -67,12 +67,12 @@ class Numbered(Runs):
 
     def rows(self, rows: int, device: torch.device) -> Tensor:
         """The number of each row [rows]."""
-        return _remembered(self._rows, (rows, device), lambda: torch.tensor(self._numbers(rows), device=device))
+        return remembered(self._rows, (rows, device), lambda: torch.tensor(self._numbers(rows), device=device))
 
     def groups(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """The rows sorted by what they take, in N groups of one length, filled up with row 0: the row at each place
         [N · length], and the place of each row [rows]. None where that would more than double the rows."""
-        return _remembered(self._groups, (rows, device), lambda: self._grouped(rows, device))
+        return remembered(self._groups, (rows, device), lambda: self._grouped(rows, device))
 
     def _grouped(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
         numbers = self._numbers(rows)
@@ -101,7 +101,8 @@ def numbered(things: Sequence[T | None], counts: Sequence[int] | None, *, expand
     return present, Numbered(takes, counts, expand=expand)
 
 
-def _remembered(known: dict[tuple[int, torch.device], T], key: tuple[int, torch.device], make: Callable[[], T]) -> T:
+def remembered(known: dict[tuple[int, torch.device], T], key: tuple[int, torch.device], make: Callable[[], T]) -> T:
+    """What `make` gives for this many rows on this device, kept for the last eight; never as tensors of inference mode."""
     if key in known:
         return known[key]
     if torch.compiler.is_compiling():

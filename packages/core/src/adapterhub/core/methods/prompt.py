@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from adapterhub.core.pool import Pool
     from adapterhub.core.sites import Site
 
-__all__ = ["Prompt", "place"]
+__all__ = ["Prompt", "place", "placed"]
 
 
 def place(config: PromptTuningConfig, pool: Pool, source: Callable[[Site], Source]) -> Iterator[tuple[Site, nn.Module]]:
@@ -44,10 +44,15 @@ class Prompt(nn.Module):
 
     def forward(self, embedded: Tensor) -> Tensor:
         """[B, P + T, d] from [B, T, d]."""
-        prompt = self.tokens.to(embedded.dtype).expand(embedded.shape[0], -1, -1)
-        if self.after_first:
-            return torch.cat((embedded[:, :1], prompt, embedded[:, 1:]), 1)
-        return torch.cat((prompt, embedded), 1)
+        prompts = self.tokens.to(embedded.dtype).expand(embedded.shape[0], -1, -1)
+        return placed(prompts, embedded, after_first=self.after_first)
+
+
+def placed(prompts: Tensor, embedded: Tensor, *, after_first: bool) -> Tensor:
+    """[B, P + T, d] from the prompt of each row [B, P, d] and its text [B, T, d]; `after_first`: behind the first token."""
+    if after_first:
+        return torch.cat((embedded[:, :1], prompts, embedded[:, 1:]), 1)
+    return torch.cat((prompts, embedded), 1)
 
 
 def _from_text(config: PromptTuningConfig, pool: Pool) -> Draw:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adapterhub.core.operations import Operation, Where
-from adapterhub.core.runs import Runs
+from adapterhub.core.runs import Runs, remembered
 
 __all__ = ["Several", "by_make"]
 
@@ -23,6 +23,7 @@ def by_make(
     together: Callable[[Sequence[M | None], Sequence[int] | None, bool], Operation],
     *,
     expand: bool,
+    apart: bool = False,
 ) -> Operation | None:
     """The operation for runs of rows: `counts[i]` rows (None: equal shares of the batch) go through `modules[i]`.
 
@@ -31,6 +32,7 @@ def by_make(
         make: what modules must agree in to run as one.
         together: the operation for modules of one make, with their counts and `expand`.
         expand: whether a batch k times as long makes every run k times as long.
+        apart: whether rows without an adapter must be kept apart from those that run together, to stay what they are to the bit.
 
     Returns:
         None where there are no modules.
@@ -38,7 +40,7 @@ def by_make(
     makes = list(dict.fromkeys(make(module) for module in modules if module is not None))
     if not makes:
         return None
-    if len(makes) == 1:
+    if len(makes) == 1 and not (apart and None in modules):
         return together(modules, counts, expand)
     parts = []
     for wanted in makes:
@@ -49,7 +51,8 @@ def by_make(
 
 
 class Several(Operation):
-    """Adapters of several makes in one batch: the rows of each make are picked, run together and put back."""
+    """Adapters of several makes in one batch: the rows of each make are picked, run together and put back. The others pass
+    through."""
 
     def __init__(self, parts: Sequence[tuple[Sequence[int], Operation]], runs: Runs) -> None:
         self.parts, self.runs = [(list(mine), part) for mine, part in parts], runs
@@ -61,20 +64,23 @@ class Several(Operation):
 
     def rows_of_parts(self, rows: int, device: torch.device) -> list[Tensor]:
         """For each part, the numbers of its rows in a batch of this many."""
-        found = self._rows.get((rows, device))
-        if found is None:
-            numbers = torch.arange(rows).split(self.runs.lengths(rows))
-            found = [torch.cat([numbers[run] for run in mine]).to(device) for mine, _ in self.parts]
-            if len(self._rows) >= 8:
-                self._rows.clear()
-            self._rows[rows, device] = found
-        return found
+        return remembered(self._rows, (rows, device), lambda: self._of_parts(rows, device))
+
+    def _of_parts(self, rows: int, device: torch.device) -> list[Tensor]:
+        numbers = torch.arange(rows).split(self.runs.lengths(rows))
+        return [torch.cat([numbers[run] for run in mine]).to(device) for mine, _ in self.parts]
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         result = value
         for index, (_, part) in zip(self.rows_of_parts(value.shape[0], value.device), self.parts, strict=True):
             other = None if beside is None else beside.index_select(0, index)
             result = result.index_copy(0, index, part(value.index_select(0, index), other))
+        return result
+
+    def inverse(self, value: Tensor) -> Tensor:
+        result = value
+        for index, (_, part) in zip(self.rows_of_parts(value.shape[0], value.device), self.parts, strict=True):
+            result = result.index_copy(0, index, part.inverse(value.index_select(0, index)))
         return result
 
     def replaced(self, rows: int, tokens: int) -> Where:
