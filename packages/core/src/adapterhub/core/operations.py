@@ -8,6 +8,7 @@ and its input; at the embedding there is nothing beside. The first axis is the b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from typing import Any, TypeAlias
 
 import torch
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 
 from adapterhub.spec.errors import InvalidConfigError
 
-__all__ = ["AtEmbedding", "BeforeNorm", "Chain", "Chunks", "Exchanged", "Mean", "Operation", "Where", "chosen"]
+__all__ = ["Added", "AtEmbedding", "BeforeNorm", "Chain", "Chunks", "Exchanged", "Mean", "Operation", "Where", "chosen"]
 
 #: True everywhere, False nowhere, or a tensor of both that broadcasts to [B, T, 1]
 Where: TypeAlias = bool | Tensor
+#: tokens put in front of the first token of a row, and right behind it
+Added: TypeAlias = tuple[int, int]
 
 
 class Operation:
@@ -46,6 +49,10 @@ class Operation:
     def idle(self, rows: int, tokens: int) -> Where:
         """For which rows and tokens nothing happens."""
         return False
+
+    def tokens_added(self, rows: int) -> list[Added]:
+        """How many tokens each row of a batch of this many gets; only prompts give any."""
+        return [(0, 0)] * rows
 
     def inverse(self, value: Tensor) -> Tensor:
         """The value this operation turns into `value`; only invertible adapters have one."""
@@ -126,6 +133,9 @@ class Chain(Operation):
     def idle(self, rows: int, tokens: int) -> Where:
         return _all_idle(self.parts, rows, tokens)
 
+    def tokens_added(self, rows: int) -> list[Added]:
+        return [reduce(_both, added) for added in zip(*(part.tokens_added(rows) for part in self.parts), strict=True)]
+
 
 class Mean(Operation):
     """Weighted sum of what the children make of the same value; weights are already normalised."""
@@ -144,6 +154,9 @@ class Mean(Operation):
             total = total + weight * (value if part is None else part(value, beside))
         found: Tensor = total
         return found
+
+    def tokens_added(self, rows: int) -> list[Added]:
+        return self.present[0].tokens_added(rows)  # children that differ in it cannot be summed
 
     def replaced(self, rows: int, tokens: int) -> Where:
         return _last_acting(self.present, rows, tokens)
@@ -204,6 +217,16 @@ class Chunks(Operation):
         ]
         return _joined(done, self.axis)
 
+    def tokens_added(self, rows: int) -> list[Added]:
+        if self.axis == 1:  # prompts inside of the text are taken as such in front of it
+            parts = [part.tokens_added(rows) for part in self.parts if part is not None]
+            return [(sum(map(sum, added)), 0) for added in zip(*parts, strict=True)]
+        return [
+            added
+            for part, size in zip(self.parts, self.sizes(rows), strict=True)
+            for added in ([(0, 0)] * size if part is None else part.tokens_added(size))
+        ]
+
     def replaced(self, rows: int, tokens: int) -> Where:
         return self._cut(
             rows, tokens, lambda part, *shape: part is not None and part.replaces_norm and part.replaced(*shape)
@@ -230,6 +253,12 @@ def chosen(where: Where, one: Tensor, other: Tensor) -> Tensor:
     if not isinstance(where, Tensor):
         return one if where else other
     return torch.where(where.to(one.device), one, other)
+
+
+def _both(one: Added, other: Added) -> Added:
+    """What two operations add after one another: the other takes for the first token what the one put in front."""
+    front, behind = one
+    return (front + sum(other), behind) if front else (other[0], behind + other[1])
 
 
 def _of_last(parts: Sequence[Operation]) -> tuple[bool, bool]:

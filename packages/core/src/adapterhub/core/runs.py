@@ -67,7 +67,12 @@ class Numbered(Runs):
 
     def rows(self, rows: int, device: torch.device) -> Tensor:
         """The number of each row [rows]."""
-        return remembered(self._rows, (rows, device), lambda: torch.tensor(self._numbers(rows), device=device))
+        return remembered(self._rows, (rows, device), lambda: torch.tensor(self.numbers(rows), device=device))
+
+    def numbers(self, rows: int) -> list[int]:
+        """The same as a list."""
+        lengths = self.lengths(rows)
+        return [take for take, length in zip(self.takes, lengths, strict=True) for _ in range(length)]
 
     def groups(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """The rows sorted by what they take, in N groups of one length, filled up with row 0: the row at each place
@@ -75,7 +80,7 @@ class Numbered(Runs):
         return remembered(self._groups, (rows, device), lambda: self._grouped(rows, device))
 
     def _grouped(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
-        numbers = self._numbers(rows)
+        numbers = self.numbers(rows)
         length = max(numbers.count(number) for number in range(self.things))
         if self.things * length > 2 * rows:
             return None
@@ -86,10 +91,6 @@ class Numbered(Runs):
             places.append(filled[number])
             filled[number] += 1
         return torch.tensor(order, device=device), torch.tensor(places, device=device)
-
-    def _numbers(self, rows: int) -> list[int]:
-        lengths = self.lengths(rows)
-        return [take for take, length in zip(self.takes, lengths, strict=True) for _ in range(length)]
 
 
 def numbered(things: Sequence[T | None], counts: Sequence[int] | None, *, expand: bool) -> tuple[list[T], Numbered]:

@@ -9,6 +9,7 @@ The padding mask grows by P ones, and labels a model computes its loss from by P
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from adapterhub.spec.config import PromptTuningConfig
 from adapterhub.spec.errors import InvalidConfigError
 
 if TYPE_CHECKING:
+    from adapterhub.core.operations import Added
     from adapterhub.core.pool import Pool
     from adapterhub.core.sites import Site
 
@@ -30,7 +32,7 @@ def place(config: PromptTuningConfig, pool: Pool, source: Callable[[Site], Sourc
     site = pool.prompt_site(config.combine == "prefix_words")
     draw: Draw = uniform(float(config.random_uniform_scale))
     if config.prompt_init == "from_string":
-        draw = _from_text(config, pool)
+        draw = partial(_from_text, config, pool)
     yield site, Prompt(config, site.width, source(site), draw)
 
 
@@ -41,6 +43,11 @@ class Prompt(nn.Module):
         super().__init__()
         self.tokens = source("tokens", (config.prompt_length, width), draw)
         self.after_first = config.combine == "prefix_after_bos"
+
+    def added(self) -> Added:
+        """How many tokens it puts in front of the first token, and behind it."""
+        length = self.tokens.shape[0]
+        return (0, length) if self.after_first else (length, 0)
 
     def forward(self, embedded: Tensor) -> Tensor:
         """[B, P + T, d] from [B, T, d]."""
@@ -55,8 +62,8 @@ def placed(prompts: Tensor, embedded: Tensor, *, after_first: bool) -> Tensor:
     return torch.cat((prompts, embedded), 1)
 
 
-def _from_text(config: PromptTuningConfig, pool: Pool) -> Draw:
-    """The embeddings of a text, repeated or cut to the length of the prompt."""
+def _from_text(config: PromptTuningConfig, pool: Pool, value: Tensor, generator: torch.Generator) -> None:
+    """Fill with the embeddings of a text, repeated or cut to the length of the prompt."""
     from transformers import AutoTokenizer
 
     name = pool.model_name or getattr(pool.base_model.config, "name_or_path", "")
@@ -66,5 +73,4 @@ def _from_text(config: PromptTuningConfig, pool: Pool) -> Draw:
     if not ids:
         raise InvalidConfigError(f"prompt_init_text {config.prompt_init_text!r} has no tokens.")
     weight = pool.base_model.get_input_embeddings().weight  # type: ignore[operator]
-    rows = weight.detach().float().cpu()[torch.tensor([ids[i % len(ids)] for i in range(config.prompt_length)])]
-    return lambda value, generator: value.copy_(rows)
+    value.copy_(weight.detach().float().cpu()[torch.tensor([ids[i % len(ids)] for i in range(config.prompt_length)])])

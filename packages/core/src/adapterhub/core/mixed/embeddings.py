@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ class MixedInvertible(Operation):
 
     def __init__(self, modules: Sequence[Coupling], batch: Numbered) -> None:
         self.modules, self.batch = list(modules), batch
-        self.stacked = Kept(modules, self._stack)
+        self.stacked = Kept(modules, partial(self._stack, self.modules))
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         return self._through(self.modules[0].coupled, value)
@@ -80,8 +81,9 @@ class MixedInvertible(Operation):
             return None
         return self.batch.groups(read.shape[0], read.device)
 
-    def _stack(self) -> tuple[_Networks, _Networks]:
-        of_two, of_one = zip(*(module.networks() for module in self.modules), strict=True)
+    @staticmethod
+    def _stack(modules: Sequence[Coupling]) -> tuple[_Networks, _Networks]:
+        of_two, of_one = zip(*(module.networks() for module in modules), strict=True)
         return _Networks.of(of_two), _Networks.of(of_one)
 
 

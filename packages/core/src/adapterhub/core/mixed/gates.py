@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class RowGates:
 
     def __init__(self, gates: Sequence[Linear | None], batch: Numbered) -> None:
         self.gates, self.batch = list(gates), batch
-        self.stacked = Kept([gate for gate in gates if gate is not None], self._stack)
+        self.stacked = Kept([gate for gate in gates if gate is not None], partial(self._stack, self.gates))
 
     @classmethod
     def of(cls, gates: Sequence[Linear | None], batch: Numbered) -> RowGates | None:
@@ -42,13 +43,14 @@ class RowGates:
         gate = gate.mean(dim=-2, keepdim=True) if read.dim() > 2 else gate
         return torch.where(there.view(-1, *[1] * (gate.dim() - 1)), gate, gate.new_ones(()))
 
-    def _stack(self) -> tuple[Tensor, Tensor, Tensor]:
+    @staticmethod
+    def _stack(gates: Sequence[Linear | None]) -> tuple[Tensor, Tensor, Tensor]:
         """W_g [N + 1, in, n], b_g [N + 1, 1, n], and whether there is one [N + 1]."""
-        made = [gate for gate in self.gates if gate is not None]
+        made = [gate for gate in gates if gate is not None]
         width = max(gate.weight.shape[0] for gate in made)
         like = made[0].weight
         weights, biases = [], []
-        for gate in (*self.gates, None):
+        for gate in (*gates, None):
             if gate is None:
                 weights.append(like.new_zeros(like.shape[1], width))
                 biases.append(like.new_zeros(1, width))
@@ -56,5 +58,5 @@ class RowGates:
             bias = like.new_zeros(gate.weight.shape[0]) if gate.bias is None else gate.bias
             weights.append(gate.weight.t().expand(-1, width))
             biases.append(bias.expand(width).unsqueeze(0))
-        there = torch.tensor([gate is not None for gate in (*self.gates, None)], device=like.device)
+        there = torch.tensor([gate is not None for gate in (*gates, None)], device=like.device)
         return torch.stack(weights), torch.stack(biases), there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,11 +84,11 @@ class MixedLoRA(Operation):
 
     def __init__(self, modules: Sequence[LoRA], batch: Numbered) -> None:
         self.modules, self.batch = list(modules), batch
-        self.stacked = Kept(modules, self._stack)
+        self.stacked = Kept(modules, partial(self._stack, self.modules))
         self.gates = RowGates.of([module.gate for module in modules], batch)
         self.norms = None
         if any(module.magnitude is not None for module in modules):
-            self.norms = Kept([*modules, modules[0].linear.site.linear], self._stack_norms)
+            self.norms = Kept([*modules, modules[0].linear.site.linear], partial(self._norms, self.modules))
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         assert beside is not None
@@ -137,22 +138,24 @@ class MixedLoRA(Operation):
         found = _updated(given, read.index_select(0, order).view(things, -1, inputs), weights.first(things))
         return found.view(-1, length, width).index_select(0, places)
 
-    def _stack(self) -> _Updates:
-        size = max(module.a.shape[0] for module in self.modules)
-        a = [F.pad(module.a.t(), (0, size - module.a.shape[0])) for module in self.modules]
-        b = [F.pad(module.scale * module.b.t(), (0, 0, 0, size - module.b.shape[1])) for module in self.modules]
+    @staticmethod
+    def _stack(modules: Sequence[LoRA]) -> _Updates:
+        size = max(module.a.shape[0] for module in modules)
+        a = [F.pad(module.a.t(), (0, size - module.a.shape[0])) for module in modules]
+        b = [F.pad(module.scale * module.b.t(), (0, 0, 0, size - module.b.shape[1])) for module in modules]
         bias = None
-        if any(module.bias is not None for module in self.modules):
+        if any(module.bias is not None for module in modules):
             nothing = b[0].new_zeros(b[0].shape[1])
-            offsets = [nothing if module.bias is None else module.bias for module in self.modules]
+            offsets = [nothing if module.bias is None else module.bias for module in modules]
             bias = torch.stack([*offsets, nothing]).unsqueeze(1)
         return _Updates(torch.stack([*a, torch.zeros_like(a[0])]), torch.stack([*b, torch.zeros_like(b[0])]), bias)
 
-    def _stack_norms(self) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def _norms(modules: Sequence[LoRA]) -> tuple[Tensor, Tensor]:
         """Factors m / ‖W + s B A‖ and what they leave alone, the bias of the map, both [N + 1, 1, out]; where there is no
         magnitude 1 and 0."""
-        like = next(module.magnitude for module in self.modules if module.magnitude is not None)
-        found = [module.norms() or (torch.ones_like(like), None) for module in self.modules]
+        like = next(module.magnitude for module in modules if module.magnitude is not None)
+        found = [module.norms() or (torch.ones_like(like), None) for module in modules]
         factors = [factor for factor, _ in found] + [torch.ones_like(like)]
         offsets = [torch.zeros_like(like) if bias is None else bias.to(like.dtype) for _, bias in found]
         offsets.append(torch.zeros_like(like))
@@ -171,7 +174,7 @@ class MixedIA3(Operation):
 
     def __init__(self, modules: Sequence[IA3], batch: Numbered) -> None:
         self.modules, self.batch = list(modules), batch
-        self.stacked = Kept(modules, self._stack)
+        self.stacked = Kept(modules, partial(self._stack, self.modules))
         self.gates = RowGates.of([module.gate for module in modules], batch)
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
@@ -186,7 +189,8 @@ class MixedIA3(Operation):
             scales = torch.where(adapted, F.dropout(scales, model.dropout), scales)
         return (value * scales).to(value.dtype)
 
-    def _stack(self) -> Tensor:
+    @staticmethod
+    def _stack(modules: Sequence[IA3]) -> Tensor:
         """Scales [N + 1, width]; the last is 1."""
-        scales = [module.scale * module.alpha for module in self.modules]
+        scales = [module.scale * module.alpha for module in modules]
         return torch.stack([*scales, torch.ones_like(scales[0])])

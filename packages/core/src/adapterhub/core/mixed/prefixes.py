@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -39,12 +40,14 @@ class MixedPrefixes(Operation):
     def __init__(self, modules: Sequence[Prefix], batch: Numbered) -> None:
         self.moves_text = all(module.moves_text for module in modules)
         self.modules, self.batch = list(modules), batch
-        self.stacked = Kept([part for module in modules for part in (module, module.network)], self._stack)
+        self.stacked = Kept(
+            [part for module in modules for part in (module, module.network)], partial(self._stack, self.modules)
+        )
         self.gates = RowGates.of([module.gate for module in modules], batch)
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         changes = any(module.drops and module.network.training for module in self.modules)
-        stacked = self._stack() if changes else self.stacked.get()
+        stacked = self._stack(self.modules) if changes else self.stacked.get()
         tokens = stacked.index_select(0, self.batch.rows(value.shape[0], value.device))
         tokens = tokens.to(value.dtype)
         if self.gates is not None:
@@ -55,9 +58,10 @@ class MixedPrefixes(Operation):
             tokens = torch.cat((keys * gate[..., :1], values * gate[..., -1:], there), -1)
         return torch.cat((tokens, value), 1) if value.shape[1] else tokens
 
-    def _stack(self) -> Tensor:
+    @staticmethod
+    def _stack(modules: Sequence[Prefix]) -> Tensor:
         """[N + 1, P, 2 k + 1]: shorter prefixes begin with zeros, tokens that are not there; the last has no others."""
-        parts = [module.tokens() for module in self.modules]
+        parts = [module.tokens() for module in modules]
         length = max(part.shape[0] for part in parts)
         parts = [F.pad(part, (0, 0, length - part.shape[0], 0)) for part in parts]
         return torch.stack([*parts, torch.zeros_like(parts[0])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from adapterhub.core.kept import Kept
 from adapterhub.core.methods.prompt import Prompt, placed
-from adapterhub.core.operations import Operation
+from adapterhub.core.operations import Added, Operation
 from adapterhub.core.runs import Numbered, numbered
 
 __all__ = ["MixedPrompts", "mixed_prompts"]
@@ -45,15 +46,20 @@ class MixedPrompts(Operation):
 
     def __init__(self, modules: Sequence[Prompt], batch: Numbered) -> None:
         self.modules, self.batch = list(modules), batch
-        self.stacked = Kept(modules, self._stack)
+        self.stacked = Kept(modules, partial(self._stack, self.modules))
 
     def __call__(self, value: Tensor, beside: Tensor | None) -> Tensor:
         prompts = self.stacked.get().index_select(0, self.batch.rows(value.shape[0], value.device))
         return placed(prompts.to(value.dtype), value, after_first=self.modules[0].after_first)
 
-    def _stack(self) -> Tensor:
+    def tokens_added(self, rows: int) -> list[Added]:
+        added = [*(module.added() for module in self.modules), (0, 0)]
+        return [added[number] for number in self.batch.numbers(rows)]
+
+    @staticmethod
+    def _stack(modules: Sequence[Prompt]) -> Tensor:
         """[N + 1, P, d]; the last is 0."""
-        parts = [module.tokens for module in self.modules]
+        parts = [module.tokens for module in modules]
         length = max(part.shape[0] for part in parts)
         filled = [F.pad(part, (0, 0, length - part.shape[0], 0)) for part in parts]
         return torch.stack([*filled, torch.zeros_like(filled[0])])
