@@ -10,6 +10,7 @@ from packages.core.tests.tiny import close, ids, run, tiny, with_adapters
 from torch import Tensor
 
 import adapterhub.core as ah
+from adapterhub.spec.errors import InvalidConfigError
 
 CONFIGS = {
     "a": "prompt_tuning[prompt_length=2]",
@@ -153,3 +154,13 @@ def test_a_batch_split_and_a_parallel_fill_up_as_well() -> None:
         for row, (name, source) in enumerate(zip(names, rows, strict=True)):
             alone = run(model, {"input_ids": inputs["input_ids"][source][None]}, name)[0]
             assert close(together[row, : alone.shape[0]], alone, 5e-5)
+
+
+def test_a_prompt_that_began_as_a_text_is_loaded_without_a_tokenizer() -> None:
+    model = with_adapters(tiny(), a="prompt_tuning[prompt_length=2]")
+    pool = ah.pool_of(model)
+    config = {"method": "prompt", "prompt_length": 2, "prompt_init": "from_string", "prompt_init_text": "good or bad"}
+    pool.add("b", config, tensors=pool.get("a").values())
+    assert torch.equal(run(model, ids(), "a"), run(model, ids(), "b"))
+    with pytest.raises(InvalidConfigError, match="tokenizer"):
+        model.add_adapter("c", config=config)

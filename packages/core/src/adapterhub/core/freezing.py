@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from torch import nn
 
@@ -12,13 +12,13 @@ from adapterhub.core.plan import fusions_in, names_in
 from adapterhub.core.pool import Pool
 from adapterhub.spec.composition import Composition
 
-__all__ = ["freeze_base", "own_parameters", "train_only"]
+__all__ = ["freeze_base", "train_only"]
 
 
 def freeze_base(pool: Pool, *, freeze: bool = True) -> None:
     """Freeze the transformer and everything pre-trained around it, or let it train; adapters and heads stay as they are."""
     heads = {id(parameter) for parameter in head_parameters(pool)}
-    for _, parameter in own_parameters(pool, pool.model):
+    for _, parameter in pool.own_parameters(pool.model):
         if id(parameter) not in heads and parameter.is_floating_point():
             parameter.requires_grad_(not freeze)
 
@@ -63,12 +63,3 @@ def _train(module: nn.Module) -> None:
         fixed: frozenset[str] = getattr(part, "fixed_leaves", frozenset())
         for name, parameter in part.named_parameters(recurse=False):
             parameter.requires_grad_(name not in fixed)
-
-
-def own_parameters(pool: Pool, module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters of the model, or a module of it, that belong to no adapter or fusion, by name."""
-    held = (*pool.adapters.values(), *pool.fusions.values())
-    added = {id(p) for one in held for part in one.placed.values() for p in part.parameters()}
-    with only_unpacked():
-        found = list(module.named_parameters())
-    return ((name, parameter) for name, parameter in found if id(parameter) not in added)

@@ -12,7 +12,7 @@ from adapterhub.spec.composition import Composition, Fuse, Parallel
 from adapterhub.spec.errors import InvalidConfigError
 
 if TYPE_CHECKING:
-    from adapterhub.core.pool import Pool
+    from adapterhub.core.plans import Plans
 
 __all__ = ["Plan", "compile_plan", "fusions_in", "names_in"]
 
@@ -43,7 +43,7 @@ class Plan:
 
 
 def compile_plan(
-    pool: Pool, setup: Composition | Rows | None, *, skip_layers: frozenset[int] = frozenset(), expand: bool = False
+    pool: Plans, setup: Composition | Rows | None, *, skip_layers: frozenset[int] = frozenset(), expand: bool = False
 ) -> Plan:
     """The plan of a setup on the model of `pool`. Names are taken as known."""
     operations: list[Operation | None] = [None] * len(pool.sites)

@@ -74,11 +74,10 @@ def plot_fusion_attention(
 
 def plot_sizes(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Parameters of every adapter of a model beside those of the model, on a logarithmic axis, as a PNG."""
-    from adapterhub.core.freezing import own_parameters
     from adapterhub.core.pool import pool_of
 
     pool = pool_of(model)
-    sizes: dict[str, int] = {"the model": sum(p.numel() for _, p in own_parameters(pool, model))}
+    sizes: dict[str, int] = {"the model": sum(p.numel() for _, p in pool.own_parameters(model))}
     sizes |= {name: adapter.count() for name, adapter in pool.adapters.items()}
     figure, axes = _figure(height=1.2 + 0.35 * len(sizes))
     axes.barh(list(sizes), list(sizes.values()), color=["#777777", *["#1f5fa8"] * (len(sizes) - 1)])

@@ -27,11 +27,9 @@ Neutral keys are `<tower>.<layer>.<site>.<leaf>`, `<tower>.embedding.<leaf>` or 
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -44,10 +42,11 @@ from adapterhub.core.methods import place
 from adapterhub.core.methods.bottleneck import Bottleneck
 from adapterhub.core.methods.parameters import Given, Shapes, Source, fresh_sources
 from adapterhub.core.packed import Form, Packed, only_unpacked
-from adapterhub.core.plan import Plan, compile_plan, fusions_in, names_in
+from adapterhub.core.plan import fusions_in, names_in
+from adapterhub.core.plans import Plans, lock
 from adapterhub.core.rows import Rows
 from adapterhub.core.sites import EmbeddingSite, HookedSite, SharedSite, Site, SublayerSite
-from adapterhub.spec.composition import Composition, Fuse
+from adapterhub.spec.composition import Fuse
 from adapterhub.spec.config import parse_config
 from adapterhub.spec.errors import AdapterHubError, AdapterNotFoundError, CheckpointError, InvalidConfigError
 
@@ -63,13 +62,10 @@ if TYPE_CHECKING:
 __all__ = ["Adapter", "Fusion", "HookedSite", "Pool", "Rows", "live_pools", "pool_of"]
 
 _ATTRIBUTE = "_adapterhub_pool"
-#: of how many kinds of batch (which adapter in which row) the stacked weights are kept
-_BATCHES = 8
 _live: weakref.WeakSet[Pool] = weakref.WeakSet()
-_lock = threading.RLock()
 
 
-class Pool:
+class Pool(Plans):
     """State of one model with adapters.
 
     Args:
@@ -93,10 +89,7 @@ class Pool:
         self.sites: list[Site] = []
         self._make_sites()
         self.by_key: dict[str, Site] = {site.key: site for site in self.sites}
-        self._plans: dict[Any, Plan] = {}
-        self.plan = Plan(None, [None] * len(self.sites), [])
-        self.lingering: Plan | None = None
-        self.hooked = ""
+        self._begin()
         _live.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -129,9 +122,17 @@ class Pool:
         with only_unpacked():
             return dict(self.base_model.named_modules(remove_duplicate=False))
 
+    def own_parameters(self, module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters of the model, or of a part of it, that belong to no adapter or fusion, by name."""
+        held = (*self.adapters.values(), *self.fusions.values())
+        added = {id(p) for one in held for part in one.placed.values() for p in part.parameters()}
+        with only_unpacked():
+            found = list(module.named_parameters())
+        return ((name, parameter) for name, parameter in found if id(parameter) not in added)
+
     def grow(self, make: Callable[[int], Iterable[Site]]) -> list[Site]:
         """Add sites a method needs and the pool does not have yet; `make` gets the number of the first one."""
-        with _lock:
+        with lock:
             fresh = list(make(len(self.sites)))
             self.sites.extend(fresh)
             self.by_key.update((site.key, site) for site in fresh)
@@ -228,7 +229,7 @@ class Pool:
                 f"The config of {name!r} puts nothing anywhere in this {self.layout.family} model.",
                 hint=f"{self._places()} Choose among these, or name linear maps by path (targets of LoRA and IA3).",
             )
-        with _lock:
+        with lock:
             replaced = self.adapters.get(name)
             if replaced is not None:
                 self._drop(replaced, "adapter")
@@ -239,7 +240,7 @@ class Pool:
             self.adapters[name] = adapter
             if replaced is not None:  # no plan speaks of a name that is new
                 self._changed({name})
-            packing.tidy(self)
+            self.tidy()
         return adapter
 
     def _places(self) -> str:
@@ -290,7 +291,7 @@ class Pool:
 
     def delete(self, name: str) -> None:
         """Take an adapter away. Fusions over it go too; if it was active, nothing is active afterwards."""
-        with _lock:
+        with lock:
             adapter = self.get(name)
             for fusion in [fusion for fusion in self.fusions.values() if name in fusion.adapters]:
                 self.delete_fusion(fusion.name)
@@ -315,12 +316,17 @@ class Pool:
 
     def unpack(self, note: Packed) -> None:
         """Give a packed adapter its modules (see `packing`)."""
-        with _lock:
+        with lock:
             packing.unpack(note)
+
+    def tidy(self) -> None:
+        """Pack adapters nobody holds any longer, some at a time."""
+        with lock:
+            packing.tidy(self)
 
     def move(self, change: Callable[[Tensor], Tensor]) -> None:
         """Do to packed adapters what `nn.Module._apply` does to parameters."""
-        with _lock:
+        with lock:
             packing.move(self, change)
 
     # ---- fusions ------------------------------------------------------------------------------------------------------
@@ -368,7 +374,7 @@ class Pool:
                     f"{adapter!r} has no bottleneck anywhere, and fusion attends over bottlenecks.",
                     hint="Leave it out, or combine it by Stack or Average.",
                 )
-        with _lock:
+        with lock:
             replaced = self.fusions.get(name)
             if replaced is not None:
                 self._drop(replaced, "fusion")
@@ -384,7 +390,7 @@ class Pool:
 
     def delete_fusion(self, name: str) -> None:
         """Take a fusion away; if it was active, nothing is active afterwards."""
-        with _lock:
+        with lock:
             if name not in self.fusions:
                 raise AdapterNotFoundError(_unknown("fusion", name, self.fusions))
             if any(self.fusion_of(block).name == name for block in fusions_in(self.plan.setup)):
@@ -411,119 +417,7 @@ class Pool:
             )
         return found
 
-    # ---- plans --------------------------------------------------------------------------------------------------------
-
-    def activate(self, setup: Composition | None, skip_layers: Iterable[int] = ()) -> None:
-        """Make this the setup that runs by default."""
-        plan = self.compile(setup, skip_layers=frozenset(skip_layers))
-        with _lock:
-            previous = self.plan
-            self.hold(plan)
-            self.plan = plan
-            self.release(previous)
-            if self.lingering is not None:
-                self.release(self.lingering)
-                self.lingering = None
-
-    def compile(
-        self, setup: Composition | Rows | None, *, skip_layers: frozenset[int] = frozenset(), expand: bool = False
-    ) -> Plan:
-        """The plan of a setup; plans are kept until their adapters are replaced or deleted, those of batches with several
-        adapters, which hold stacked weights, only for the last few kinds of batch.
-
-        Raises:
-            AdapterNotFoundError: an adapter or fusion of the setup is not on the model.
-        """
-        key = (setup, skip_layers, expand)
-        found = self._plans.get(key)
-        if found is None:
-            for name in names_in(setup):
-                self.get(name)
-            for block in fusions_in(setup):
-                self.fusion_of(block)
-            found = compile_plan(self, setup, skip_layers=skip_layers, expand=expand)
-            with _lock:
-                packing.tidy(self)
-            if len(self._plans) >= 256:
-                self._plans.clear()
-            self._plans[key] = found
-        if isinstance(setup, Rows):
-            self._forget_batches(key, found)
-        return found
-
-    def _forget_batches(self, key: Any, plan: Plan) -> None:
-        """Of plans of batches keep this one and the last few others."""
-        with _lock:
-            self._plans.pop(key, None)
-            self._plans[key] = plan  # the last one used stands last
-            batches = [other for other in list(self._plans) if isinstance(other[0], Rows)]
-            for other in batches[:-_BATCHES]:
-                self._plans.pop(other, None)
-
-    def knows(self, setup: Composition | Rows) -> bool:
-        """Whether every adapter of the setup is on this model."""
-        return all(name in self.adapters for name in names_in(setup))
-
-    def sites_of(self, names: Iterable[str]) -> list[Site]:
-        """The sites where at least one of these adapters has a module, in order."""
-        keys = {key: None for name in names for key in self.adapters[name].sites()}
-        return sorted((self.by_key[key] for key in keys), key=lambda site: site.index)
-
-    def hold(self, plan: Plan) -> None:
-        """Count one more user of the plan; sites used for the first time get their hooks."""
-        with _lock:
-            changed = False
-            for site in plan.sites:
-                operation = plan.operations[site.index]
-                assert operation is not None
-                changed |= site.install(operation)
-            if changed:
-                self._hooks_changed()
-
-    def release(self, plan: Plan) -> None:
-        """Count one user less; sites without users lose their hooks."""
-        with _lock:
-            changed = False
-            for site in plan.sites:
-                operation = plan.operations[site.index]
-                assert operation is not None
-                changed |= site.uninstall(operation)
-            if changed:
-                self._hooks_changed()
-
-    @contextmanager
-    def unhooked(self) -> Iterator[None]:
-        """No hook of the active setup meanwhile."""
-        plan, lingering = self.plan, self.lingering
-        if lingering is not None:
-            self.lingering = None
-            self.release(lingering)
-        self.release(plan)
-        try:
-            yield
-        finally:
-            self.hold(plan)
-
-    def _hooks_changed(self) -> None:
-        """Let compiled code notice. torch.compile traces hooks but does not guard on them, so the model's call reads
-        `hooked`, which it does guard on; modules compiled in place (`module.compile()`) are traced anew."""
-        hooked = [site for site in self.sites if isinstance(site, HookedSite) and site.handles]
-        self.hooked = " ".join(site.state() for site in hooked)
-        for module in (self.model, self.base_model, *(site.host for site in hooked)):
-            if getattr(module, "_compiled_call_impl", None) is not None:
-                torch._dynamo.reset()
-                break
-
-    def linger(self, plan: Plan) -> None:
-        """Keep the hooks of a plan that just ran until another one lingers or the active setup changes: a server that
-        names adapters in every call need not hook and unhook for each."""
-        if self.lingering is plan:
-            return
-        with _lock:
-            previous, self.lingering = self.lingering, plan
-            self.hold(plan)
-            if previous is not None:
-                self.release(previous)
+    # ---- the model's own parameters -------------------------------------------------------------------------------------
 
     def remember_trained(self) -> None:
         """Note which of the model's own parameters train, before the first freeze; `detach` puts that back."""
@@ -531,17 +425,6 @@ class Pool:
             with only_unpacked():
                 self.trained_before = {name: p.requires_grad for name, p in self.model.named_parameters()}
             self.frozen = True
-
-    def _changed(self, names: set[str], *, gone: bool = False) -> None:
-        """Forget plans that speak of these adapters; compile the active one anew if it does."""
-        stale = [key for key in self._plans if key[0] is not None and names & set(names_in(key[0]))]
-        for key in stale:
-            del self._plans[key]
-        if not gone and names & set(names_in(self.plan.setup)):
-            fresh = compile_plan(self, self.plan.setup, skip_layers=self.plan.leaves_out)
-            previous, self.plan = self.plan, fresh
-            self.hold(fresh)
-            self.release(previous)
 
     def _drop(self, held: Adapter | Fusion, role: str) -> None:
         for key in held.sites():

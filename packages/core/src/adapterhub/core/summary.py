@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from adapterhub.core.freezing import own_parameters
 from adapterhub.core.plan import names_in
 from adapterhub.core.pool import Pool
 
@@ -17,7 +16,7 @@ def summary(pool: Pool, *, as_dict: bool = False) -> str | list[dict[str, Any]]:
     Returns:
         text, or a list of {"name", "method", "parameters", "percent", "active", "train"}.
     """
-    base = [parameter for _, parameter in own_parameters(pool, pool.base_model)]
+    base = [parameter for _, parameter in pool.own_parameters(pool.base_model)]
     total = sum(parameter.numel() for parameter in base)
     active = set(names_in(pool.plan.setup))
     lines: list[dict[str, Any]] = [

@@ -22,7 +22,6 @@ from torch.utils.hooks import RemovableHandle
 
 from adapterhub.core.caches import seen_before
 from adapterhub.core.carried import Carrier
-from adapterhub.core.methods.prompt import Prompt
 from adapterhub.core.operations import Added, AtEmbedding, Operation
 from adapterhub.core.sites import HookedSite
 from adapterhub.spec.errors import InvalidConfigError
@@ -54,7 +53,6 @@ class PromptSite(HookedSite):
         self.takes_positions = "position_ids" in inspect.signature(self.caller.forward).parameters
 
     def leaf(self, module: nn.Module) -> Operation:
-        assert isinstance(module, Prompt)
         return AtText(module)
 
     def hooks(self) -> Iterator[RemovableHandle]:
@@ -73,9 +71,9 @@ class PromptSite(HookedSite):
 class AtText(AtEmbedding):
     """One prompt among the embedded text."""
 
-    def __init__(self, module: Prompt) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
-        self.added = module.added()
+        self.added: Added = module.added()  # type: ignore[operator]
 
     def tokens_added(self, rows: int) -> list[Added]:
         return [self.added] * rows

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from adapterhub.core.formats import native
 from adapterhub.core.formats.files import read_json, read_tensors, write_tensors
-from adapterhub.core.freezing import own_parameters
 from adapterhub.core.heads.attached import heads_of
 from adapterhub.core.pool import Pool, pool_of
 from adapterhub.core.whole import INDEX, save_parts
@@ -108,7 +107,7 @@ def _others(pool: Pool) -> Iterator[tuple[str, nn.Parameter]]:
     """Parameters of the model that belong to no adapter, fusion or head, by their own names."""
     heads = heads_of(pool.model)
     known = {id(p) for name in heads.names() for p in heads.parameters(name).values()}
-    return ((name, p) for name, p in own_parameters(pool, pool.model) if id(p) not in known)
+    return ((name, p) for name, p in pool.own_parameters(pool.model) if id(p) not in known)
 
 
 def _learns(parameters: object) -> bool:
