@@ -251,6 +251,8 @@ class Pool(Plans):
             f"There are sublayers ({', '.join(kinds)}) and linear maps ({', '.join(roles) or 'none of a known role'})."
         )
 
+    @torch.inference_mode(False)  # what is added in inference mode may be trained later
+    @torch.no_grad()
     def _build(
         self,
         held: Adapter | Fusion,

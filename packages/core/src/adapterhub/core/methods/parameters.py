@@ -126,6 +126,8 @@ class Given:
         self.used.add(key)
         if value.device != self.device or (self.dtype is not None and value.dtype != self.dtype):
             value = value.to(self.device, self.dtype or value.dtype)
+        if value.is_inference():  # such tensors never take part in training
+            value = value.clone()
         return nn.Parameter(value, requires_grad=value.is_floating_point())
 
     def within(self, prefix: str) -> Given:
