@@ -164,3 +164,12 @@ def test_a_prompt_that_began_as_a_text_is_loaded_without_a_tokenizer() -> None:
     assert torch.equal(run(model, ids(), "a"), run(model, ids(), "b"))
     with pytest.raises(InvalidConfigError, match="tokenizer"):
         model.add_adapter("c", config=config)
+
+
+def test_an_encoder_that_is_run_as_a_decoder_goes_on_from_each_row_as_alone() -> None:
+    model = with_adapters(tiny("BertLMHeadModel", is_decoder=True), **CONFIGS)
+    inputs, names = ids(3, 5), ["a", "b", None]
+    together = run(model, inputs, adapter_names=names)
+    for row, name in enumerate(names):
+        alone = run(model, {"input_ids": inputs["input_ids"][row : row + 1]}, name)[0]
+        assert close(together[row, -alone.shape[0] :], alone, 5e-5)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Plans", "lock"]
 
+#: how many plans are kept: an adapter that none of them speaks of can be packed
+_PLANS = 64
 #: of how many kinds of batch (which adapter in which row) the stacked weights are kept
 _BATCHES = 8
 #: held while adapters, plans or hooks of any model change
@@ -74,8 +76,8 @@ class Plans:
     def compile(
         self, setup: Composition | Rows | None, *, skip_layers: frozenset[int] = frozenset(), expand: bool = False
     ) -> Plan:
-        """The plan of a setup; plans are kept until their adapters are replaced or deleted, those of batches with several
-        adapters, which hold stacked weights, only for the last few kinds of batch.
+        """The plan of a setup. The last ones are kept until their adapters are replaced or deleted; of those of batches with
+        several adapters, which hold stacked weights, only the last few.
 
         Raises:
             AdapterNotFoundError: an adapter or fusion of the setup is not on the model.
@@ -89,9 +91,10 @@ class Plans:
                 self.fusion_of(block)
             found = compile_plan(self, setup, skip_layers=skip_layers, expand=expand)
             self.tidy()
-            if len(self._plans) >= 256:
-                self._plans.clear()
-            self._plans[key] = found
+            with lock:
+                while len(self._plans) >= _PLANS:
+                    self._plans.pop(next(iter(self._plans)))
+                self._plans[key] = found
         if isinstance(setup, Rows):
             self._forget_batches(key, found)
         return found

@@ -200,7 +200,8 @@ class Pool(Plans):
             name: any text but the empty one.
             config: whatever `parse_config` takes.
             type: kind of adapter, kept as it is.
-            tensors: by neutral key, assigned as they are; without them the adapter is initialised as its config says.
+            tensors: by neutral key, assigned as they are (many small ones are copied into one, see `packing`); without them the
+                adapter is initialised as its config says.
             strict: whether missing or left-over tensors are an error; else they are listed in the result and the missing
                 ones initialised.
             overwrite: whether an adapter of this name is replaced; else it is an error.

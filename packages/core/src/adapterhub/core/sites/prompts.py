@@ -2,9 +2,9 @@
 
 Models with an embeddings module of their own (BERT and its kin) get the prompt behind it, so prompts have no position, or
 among its words (`prefix_words`, as PEFT does); all others get it among their `inputs_embeds`. There the positions are numbered
-through. Mask, positions, segments and labels are lengthened to fit. Where rows get prompts of different lengths, or none, those that get
-less are filled up with what the mask leaves out: at the end in encoders, whose first tokens heads read, in front in decoders,
-which go on after the last. So every row is what it is alone.
+through. Mask, positions, segments and labels are lengthened to fit. Where rows get prompts of different lengths, or none, those
+that get less are filled up with what the mask leaves out: at the end in encoders, whose first tokens heads read, in front in
+decoders, which go on after the last. So every row is what it is alone.
 Calls that go on from a cache only have their mask and positions moved: the prompt is in the cache.
 """
 
@@ -49,7 +49,9 @@ class PromptSite(HookedSite):
                 pool.base_model.get_submodule("decoder"),
             )
         #: whether rows that get less are filled up in front, so that all end together
-        self.ends_aligned = pool.layout.layers[0].tower == "decoder"
+        self.ends_aligned = pool.layout.layers[0].tower == "decoder" or getattr(
+            pool.base_model.config, "is_decoder", False
+        )
         self.takes_positions = "position_ids" in inspect.signature(self.caller.forward).parameters
 
     def leaf(self, module: nn.Module) -> Operation:
