@@ -21,8 +21,14 @@ _configs: WeakValueDictionary[int, AdapterConfig] = WeakValueDictionary()
 
 def the_config(config: AdapterConfig) -> AdapterConfig:
     """The object that stands for all equal configs, which nobody can change: a thousand adapters of one kind share it."""
-    found = _configs.setdefault(hash(config.model_dump_json()), config)
-    return found if found == config else config
+    if _configs.get(id(config)) is config:
+        return config
+    key = hash(config.model_dump_json())
+    found = _configs.setdefault(key, config)
+    if found != config:
+        return config
+    _configs[id(found)] = found
+    return found
 
 
 @dataclass(slots=True)
