@@ -112,10 +112,11 @@ class _Modules(dict[str, Any]):
         return dict.__iter__(self)
 
     def items(self) -> Any:
-        """Pairs of name and module."""
+        """Pairs of name and module, as they are now: other threads may add and delete meanwhile."""
+        here = list(dict.items(self))
         if _only_unpacked.get():
-            return [(key, value) for key, value in dict.items(self) if not isinstance(value, Packed)]
-        return [(key, self.get(key)) for key in list(self)]
+            return [(key, value) for key, value in here if not isinstance(value, Packed)]
+        return [(key, self.get(key) if isinstance(value, Packed) else value) for key, value in here]
 
     def values(self) -> Any:
         """The modules."""

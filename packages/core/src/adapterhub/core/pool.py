@@ -119,14 +119,14 @@ class Pool(Plans):
 
     def own_modules(self) -> dict[str, nn.Module]:
         """The modules of the bare transformer by path, shared ones at each of theirs."""
-        with only_unpacked():
+        with lock, only_unpacked():  # the lock: others may bring the first adapter of a place
             return dict(self.base_model.named_modules(remove_duplicate=False))
 
     def own_parameters(self, module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters of the model, or of a part of it, that belong to no adapter or fusion, by name."""
         held = (*self.adapters.values(), *self.fusions.values())
         added = {id(p) for one in held for part in one.placed.values() for p in part.parameters()}
-        with only_unpacked():
+        with lock, only_unpacked():
             found = list(module.named_parameters())
         return ((name, parameter) for name, parameter in found if id(parameter) not in added)
 
