@@ -109,11 +109,10 @@ class AdapterModelMixin(HeadMethods):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """What `to`, `half` or `cuda` do; to packed adapters as they are."""
-        if not recurse:
-            return super()._apply(fn, recurse)  # type: ignore[misc]
-        self._pool.move(fn)
+        if recurse:
+            self._pool.move(fn)
         with only_unpacked():
-            return super()._apply(fn)  # type: ignore[misc]
+            return super()._apply(fn, recurse)  # type: ignore[misc]
 
     # ---- adapters -----------------------------------------------------------------------------------------------------
 
