@@ -65,9 +65,12 @@ class Process:
             self.process.wait(90)
 
     def wait(self, path: str) -> None:
-        """Until it answers there."""
+        """Until it answers there. If it has ended (its database was away when it began) it is started again, as whoever
+        looks after it would."""
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
+            if self.process is not None and self.process.poll() is not None:
+                self.start()
             try:
                 if httpx.get(f"{self.url}{path}", timeout=5).status_code == 200:
                     return
@@ -247,6 +250,9 @@ def run(replica_count: int, seconds: float, writers: int, readers: int, *, least
         ):
             time.sleep(min(3.0, seconds / 5))
             victim = random.choice(replicas)
+            others = [one for one in replicas if one is not victim]
+            if others and random.random() < 0.8:  # mostly somebody goes on answering; at times everybody is away
+                random.choice(others).wait("/readyz")
             victim.kill(random.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
             kills += 1
             if not restarted and time.monotonic() - began > seconds / 2:

@@ -153,6 +153,29 @@ def test_a_stop_signal_lets_an_upload_finish_and_nothing_secret_is_logged(
     assert '"status": 201' in log
 
 
+def test_a_stop_signal_ends_a_hub_that_is_still_starting_even_where_exceptions_are_swallowed(tmp_path: Path) -> None:
+    code = """
+import signal, sys
+from pathlib import Path
+from adapterhub.server import serving
+from adapterhub.server.settings import Settings
+
+class Swallowing:
+    def __del__(self):  # as in the callbacks of modules that are being imported
+        signal.raise_signal(signal.SIGTERM)
+
+def open_storage(settings):
+    Swallowing()
+    print("went on")
+    raise OSError
+
+serving.open_storage = open_storage
+serving.run(Settings(data=Path(sys.argv[1])), host="127.0.0.1", port=0)
+"""
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
 def test_two_workers_share_everything(stored: dict[str, str], tmp_path: Path) -> None:
     data = str(tmp_path / "hub")
     run("org", "create", "demo", "--data", data, **stored)

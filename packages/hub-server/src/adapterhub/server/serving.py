@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -47,7 +49,7 @@ def bind(host: str, port: int) -> socket.socket:
 def run(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
     """Serve until a signal comes; then finish what is under way, for at most a minute."""
     configure_logging(settings)
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, _end_at_once)
     storage = open_storage(settings)  # before the port: what cannot work says so at once
     storage.blobs.check()
     storage.close()
@@ -98,6 +100,12 @@ def _raise_file_limit() -> None:
         return
 
 
+def _end_at_once(_signal: int, _frame: FrameType | None) -> None:
+    """While the hub starts nothing is under way that the stores would not roll back. An exception would do too, but one that
+    arises while a module is imported may be swallowed there, and the hub would go on."""
+    os._exit(0)
+
+
 def _stop(_signal: int, _frame: FrameType | None) -> None:
     """uvicorn hands the signal on when it has finished everything: that is a success."""
     sys.exit(0)
@@ -109,6 +117,12 @@ class _Announcing(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, line: str) -> None:
         super().__init__(config)
         self._line = line
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        signal.signal(signal.SIGTERM, _stop)
+        with super().capture_signals():
+            yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
