@@ -87,7 +87,7 @@ def background() -> Iterator[list[subprocess.Popen[bytes]]]:
     for process in started:
         process.terminate()
     for process in started:
-        process.wait(20)
+        process.wait(90)
 
 
 def _python(sections: list[tuple[Block, Path]], folder: Path, environment: dict[str, str]) -> None:
@@ -134,7 +134,7 @@ def _bash(
                 ["bash", "-c", f"exec {line.split('#')[0].rstrip(' &')} --port {port}"], cwd=folder, env=environment
             )
             background.append(process)
-            for _ in range(300):
+            for _ in range(1200):
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1)
                     break
