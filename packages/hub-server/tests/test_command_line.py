@@ -161,7 +161,7 @@ from adapterhub.server import serving
 from adapterhub.server.settings import Settings
 
 class Swallowing:
-    def __del__(self):  # as in the callbacks of modules that are being imported
+    def __del__(self):  # swallows exceptions, as Python's compiler does
         signal.raise_signal(signal.SIGTERM)
 
 def open_storage(settings):

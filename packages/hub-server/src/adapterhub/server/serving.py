@@ -101,8 +101,8 @@ def _raise_file_limit() -> None:
 
 
 def _end_at_once(_signal: int, _frame: FrameType | None) -> None:
-    """While the hub starts nothing is under way that the stores would not roll back. An exception would do too, but one that
-    arises while a module is imported may be swallowed there, and the hub would go on."""
+    """While the hub starts nothing is under way that the stores would not roll back. An exception is not enough: Python's
+    compiler swallows one that arises while it folds the constants of a module that is imported, and the hub would go on."""
     os._exit(0)
 
 
