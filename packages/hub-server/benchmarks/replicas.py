@@ -56,6 +56,7 @@ class Process:
 
     def start(self) -> None:
         """Start it, without waiting for it."""
+        self.answered = False
         self.process = subprocess.Popen(self.command, stdout=self.log, stderr=self.log)
 
     def kill(self, how: int = signal.SIGKILL) -> None:
@@ -65,14 +66,17 @@ class Process:
             self.process.wait(90)
 
     def wait(self, path: str) -> None:
-        """Until it answers there. If it has ended (its database was away when it began) it is started again, as whoever
-        looks after it would."""
+        """Until it answers there. If it has ended without ever answering (its database was away) it is started again, as
+        whoever looks after it would; to end after that is a fault."""
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             if self.process is not None and self.process.poll() is not None:
+                if self.answered:
+                    raise RuntimeError(f"{self.url} ended by itself; see {self.log.name}")
                 self.start()
             try:
                 if httpx.get(f"{self.url}{path}", timeout=5).status_code == 200:
+                    self.answered = True
                     return
             except httpx.HTTPError:
                 time.sleep(0.1)
